@@ -1,0 +1,35 @@
+# `make test` and `make demo` work from a fresh clone: each builds .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tested versions where this Python has a lock, the ranges of pyproject.toml elsewhere.
+LOCK := $(wildcard requirements/py$(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q $(if $(LOCK),-c $(LOCK))
+
+.PHONY: demo test lint format clean
+
+$(VENV)/.core: pyproject.toml setup.py $(LOCK)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/python -m dmphn_jax.demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,64 @@
+"""`dmphn COMMAND ...`: one entry for every command; `python -m dmphn_jax.COMMAND` does the same.
+
+A command is a module with `main(argv) -> int`. It is imported only when called, and imports jax
+only inside functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from dmphn_jax import __version__
+from dmphn_jax.errors import nearest, run_command
+
+# name -> (module, what it does); printed in this order.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "deblur": ("dmphn_jax.deblur", "deblur images and folders"),
+    "convert": (
+        "dmphn_jax.convert",
+        "turn the authors' PyTorch weights into a checkpoint, and back",
+    ),
+    "models": ("dmphn_jax.list_models", "print every model of the paper: size, cost, PSNR, SSIM"),
+    "evaluate": ("dmphn_jax.evaluate", "PSNR, SSIM and runtime of checkpoints beside the paper's"),
+    "visualize": ("dmphn_jax.visualize", "draw every level's and every stage's output (Fig. 7, 8)"),
+    "plot": ("dmphn_jax.plot", "draw PSNR against runtime from reports (Fig. 1)"),
+    "make-pairs": ("dmphn_jax.make_pairs", "make blurry/sharp pairs from sharp videos"),
+    "benchmark-data": ("dmphn_jax.data.benchmark", "measure crops per second of every data feed"),
+}
+
+
+def _usage() -> str:
+    width = max((len(name) for name in COMMANDS), default=0)
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return (
+        "usage: dmphn COMMAND [options]     (dmphn COMMAND --help tells more)\n\n"
+        + "\n".join(lines)
+        + "\n\nTraining: python -m dmphn_jax.main --config configs/stack4.py\n"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command named by `argv[0]` with the rest of `argv`; returns its exit status."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage(), end="")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"dmphn_jax {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS)
+        print(f"dmphn: error: no command {name!r}{hint}; see dmphn --help", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name][0])
+    return run_command(module.main, rest)
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry_point()
