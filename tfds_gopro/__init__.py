@@ -1,0 +1,1 @@
+"""TFDS builders for GoPro and VideoDeblurring, and the command that prepares them."""
