@@ -1,0 +1,126 @@
+"""What a model is, as plain data: kept in every checkpoint and every training config. No jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+FAMILIES = ("dmphn", "vmphn", "dmsn")
+PATCHES = (1, 2, 4, 8, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A model of the family.
+
+    Attributes:
+      family: the unit: "dmphn", "vmphn" or "dmsn".
+      hierarchy: patches per level, level 1 first, such as "1-2-4"; for DMSN the number of
+        scales, such as "3".
+      stages: units stacked.
+      weight_sharing: one encoder-decoder pair for all levels of a unit (DMPHN only).
+      width: channels at full resolution; the paper's models have 32.
+      global_skip: a unit's output is its input plus the network's (not in the paper).
+
+    Raises ValueError for values no model has.
+    """
+
+    family: str = "dmphn"
+    hierarchy: str = "1-2-4"
+    stages: int = 1
+    weight_sharing: bool = False
+    width: int = 32
+    global_skip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family {self.family!r}: one of {', '.join(FAMILIES)}")
+        if self.family == "dmsn":
+            if not re.fullmatch(r"[1-6]", self.hierarchy):
+                raise ValueError(f"hierarchy {self.hierarchy!r}: DMSN has 1 to 6 scales")
+        else:
+            known = {str(n) for n in PATCHES}
+            if any(part not in known for part in self.hierarchy.split("-")):
+                raise ValueError(
+                    f"hierarchy {self.hierarchy!r}: levels of 1, 2, 4, 8 or 16 patches, as 1-2-4"
+                )
+        if self.weight_sharing and self.family != "dmphn":
+            raise ValueError("weight_sharing: of DMPHN only")
+        for field in ("stages", "width"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field} {value!r}: a positive integer")
+
+    @property
+    def patches(self) -> tuple[int, ...]:
+        """Patches per level, level 1 first; of DMSN one per scale."""
+        if self.family == "dmsn":
+            return (1,) * int(self.hierarchy)
+        return tuple(int(part) for part in self.hierarchy.split("-"))
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Patch grid (rows, columns) of each level, level 1 first."""
+        from dmphn_jax.patches import GRIDS  # here, so that names and sizes need no jax
+
+        return tuple(GRIDS[n] for n in self.patches)
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """(rows, columns): image height and width must be multiples of these."""
+        if self.family == "dmsn":
+            size = 4 * 2 ** (int(self.hierarchy) - 1)
+            return size, size
+        return 4 * max(r for r, _ in self.grids), 4 * max(c for _, c in self.grids)
+
+    @property
+    def pairs(self) -> int:
+        """Encoder-decoder pairs of the whole model: the paper's sizes count them."""
+        if self.weight_sharing:
+            return self.stages
+        visits = 2 if self.family == "vmphn" else 1
+        return self.stages * visits * len(self.patches)
+
+    @property
+    def applications(self) -> int:
+        """Encoder-decoder pairs applied to one image, weight sharing or not."""
+        return dataclasses.replace(self, weight_sharing=False).pairs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
+        """Inverse of `to_dict`; raises ValueError naming an unknown field or a bad value."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise ValueError(f"unknown model field {unknown[0]!r}")
+        return cls(**fields)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Returns the number of parameters; 1,808,131 per encoder-decoder pair at width 32."""
+    w = config.width
+
+    def conv(inputs: int, outputs: int, size: int = 3) -> int:
+        return size * size * inputs * outputs + outputs
+
+    blocks = sum(4 * conv(c, c) for c in (w, 2 * w, 4 * w))
+    encoder = conv(3, w) + conv(w, 2 * w) + conv(2 * w, 4 * w) + blocks
+    decoder = conv(4 * w, 2 * w, 4) + conv(2 * w, w, 4) + conv(w, 3) + blocks
+    return config.pairs * (encoder + decoder)
+
+
+def multiply_adds(config: ModelConfig, height: int, width: int) -> float:
+    """Returns the multiply-accumulate operations of all convolutions for one image."""
+    w = config.width
+    blocks = 4 * 9 * w * w * (1 + 4 / 4 + 16 / 16)  # equal at each of the three resolutions
+    encoder = 9 * 3 * w + 9 * w * 2 * w / 4 + 9 * 2 * w * 4 * w / 16 + blocks
+    decoder = 16 * 4 * w * 2 * w / 16 + 16 * 2 * w * w / 4 + 9 * w * 3 + blocks
+    per_pair = (encoder + decoder) * height * width
+    if config.family == "dmsn":
+        return config.stages * sum(per_pair / 4**k for k in range(int(config.hierarchy)))
+    return config.applications * per_pair
