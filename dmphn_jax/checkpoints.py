@@ -1,0 +1,200 @@
+"""Checkpoints: the only module that knows orbax.
+
+A checkpoint is a folder with two items: `params/`, the parameters, and `model/`, one JSON file
+with the format's version, the model's configuration, a digest of the parameters, and remarks.
+A step folder of a training run holds the same two items beside its training state, so it loads
+as a model just as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.models import ModelConfig, build
+
+FORMAT = 1
+_MODEL_FILE = Path("model") / "metadata"  # where orbax's JSON handler puts the item `model`
+
+Params = dict[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: float32 parameters on one device, the model they belong to, remarks."""
+
+    params: Params
+    config: ModelConfig
+    info: dict[str, Any]
+    digest: str
+
+
+def digest(tree: Any) -> str:
+    """Returns the SHA-256 of a tree of arrays: of every leaf's path, dtype, shape and bytes."""
+    total = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    for path, leaf in sorted((_spell(path), leaf) for path, leaf in leaves):
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{path} {array.dtype} {array.shape};".encode())
+        total.update(array.data if array.size else b"")
+    return total.hexdigest()
+
+
+def model_item(params: Params, config: ModelConfig, info: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the JSON content of a checkpoint's item `model`."""
+    return {
+        "format": FORMAT,
+        "model": config.to_dict(),
+        "digest": digest(params),
+        "info": dict(info or {}),
+    }
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Params,
+    config: ModelConfig,
+    info: dict[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a model's parameters to the folder `path`; it appears whole or not at all.
+
+    Args:
+      path: the folder to make.
+      params: nested dict of arrays, saved as float32.
+      config: the model they belong to.
+      info: remarks kept with them, plain JSON values.
+      overwrite: replace a checkpoint that stands there.
+
+    Raises UserError if `path` exists (unless `overwrite` replaces a checkpoint), if the
+    parameters are not the model's, or if the folder cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not (overwrite and (path / _MODEL_FILE).is_file()):
+        way_out = (
+            "it holds something other than a checkpoint; name another folder"
+            if overwrite
+            else "name another folder or overwrite it explicitly"
+        )
+        raise UserError(f"{path}: exists; {way_out}")
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(params))
+    _check_tree(params, config, str(path))
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                temporary / "new",
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    model=ocp.args.JsonSave(model_item(params, config, info)),
+                ),
+            )
+        if path.exists():
+            path.rename(temporary / "old")
+        (temporary / "new").rename(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or one_line(error)}") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_model_item(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the checked JSON item `model` of a checkpoint; raises UserError in one line."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        item = json.loads((path / _MODEL_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{path}: not a checkpoint (a folder with model/ and params/, as `dmphn convert` and "
+            "training write)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged: {_MODEL_FILE}: {one_line(error)}") from None
+    if not isinstance(item, dict) or not isinstance(item.get("format"), int):
+        raise UserError(f"{path}: damaged: {_MODEL_FILE} does not describe a model")
+    if item["format"] > FORMAT:
+        raise UserError(
+            f"{path}: has format {item['format']}, newer than this version reads ({FORMAT}); "
+            "upgrade dmphn_jax"
+        )
+    if not isinstance(item.get("model"), dict) or not isinstance(item.get("digest"), str):
+        raise UserError(f"{path}: damaged: {_MODEL_FILE} does not describe a model")
+    return item
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Loads the model of a checkpoint folder, saved on any number of devices, and verifies it.
+
+    Raises UserError in one line if it is not a checkpoint, is damaged, holds another model than
+    it says, or has a newer format.
+    """
+    path = Path(path).absolute()
+    item = read_model_item(path)
+    try:
+        config = ModelConfig.from_dict(item["model"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its model is unknown here: {one_line(error)}") from None
+    if not (path / "params").is_dir():
+        raise UserError(f"{path}: damaged: params/ is missing")
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            params = checkpointer.restore(
+                path / "params", args=ocp.args.StandardRestore(fallback_sharding=sharding)
+            )
+    except Exception as error:  # orbax and tensorstore raise many types for damaged files
+        reason = one_line(error)
+        reason = reason if len(reason) < 160 else reason[:157] + "..."
+        raise UserError(f"{path}: damaged: params/ cannot be read: {reason}") from None
+    _check_tree(params, config, str(path))
+    if digest(params) != item["digest"]:
+        raise UserError(f"{path}: damaged: the parameters do not match their digest")
+    return Checkpoint(params, config, item.get("info") or {}, item["digest"])
+
+
+def _spell(path: tuple[Any, ...]) -> str:
+    """Returns a tree path as `stage_1/level_3/encoder/...`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def parameter_shapes(config: ModelConfig) -> Params:
+    """Returns the model's parameter tree with shapes and dtypes in place of arrays."""
+    import jax.numpy as jnp
+
+    module = build(config)
+    image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+
+
+def _check_tree(params: Any, config: ModelConfig, where: str) -> None:
+    """Raises UserError naming the first parameter that the model lacks, misses or shapes else."""
+    wanted, found = (
+        {_spell(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        for tree in (parameter_shapes(config), params)
+    )
+    for name, shape in wanted.items():
+        if name not in found:
+            raise UserError(f"{where}: not this model's parameters: {name} is missing")
+        if tuple(found[name]) != tuple(shape):
+            raise UserError(
+                f"{where}: not this model's parameters: {name} has shape {tuple(found[name])}, "
+                f"the model's has {tuple(shape)}"
+            )
+    for name in found:
+        if name not in wanted:
+            raise UserError(f"{where}: not this model's parameters: {name} is none of them")
