@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dmphn_jax.errors import UserError, one_line
-from dmphn_jax.models import ModelConfig, build
+from dmphn_jax.models import ModelConfig, parameter_shapes
 
 FORMAT = 1
 _MODEL_FILE = Path("model") / "metadata"  # where orbax's JSON handler puts the item `model`
@@ -170,15 +170,6 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 def _spell(path: tuple[Any, ...]) -> str:
     """Returns a tree path as `stage_1/level_3/encoder/...`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def parameter_shapes(config: ModelConfig) -> Params:
-    """Returns the model's parameter tree with shapes and dtypes in place of arrays."""
-    import jax.numpy as jnp
-
-    module = build(config)
-    image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), image)["params"]
 
 
 def _check_tree(params: Any, config: ModelConfig, where: str) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "init_params",
     "multiply_adds",
     "parameter_count",
+    "parameter_shapes",
     "zoo",
 ]
 
@@ -58,11 +59,36 @@ def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
     return Stack(unit, config.stages)
 
 
-def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
-    """Returns initial parameters (nested dict of float32 arrays) drawn from `seed`."""
+def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
+    """Returns the model's parameter tree with `jax.ShapeDtypeStruct`s in place of arrays."""
     import jax
     import jax.numpy as jnp
 
-    module = build(config)
-    image = jnp.zeros((1, *config.multiple, 3), jnp.float32)
-    return jax.jit(lambda key: module.init(key, image)["params"])(jax.random.key(seed))
+    image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
+    return jax.eval_shape(build(config).init, jax.random.key(0), image)["params"]
+
+
+def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
+    """Returns initial parameters, a nested dict of float32 arrays, as the authors' code draws them.
+
+    Every parameter depends on `seed` and its own path only, so the first stages of a deep stack
+    start like a shallow one. (`module.init` draws from the same distribution, but compiles the
+    whole network to do so.)
+    """
+    import zlib
+
+    import jax
+    import jax.numpy as jnp
+
+    from dmphn_jax.models.conv import paper_init
+
+    key = jax.random.key(seed)
+    draw = jax.jit(paper_init, static_argnums=1)
+
+    def init(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if len(leaf.shape) == 1:
+            return jnp.zeros(leaf.shape, jnp.float32)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return draw(jax.random.fold_in(key, zlib.crc32(name.encode())), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(init, parameter_shapes(config))
