@@ -129,12 +129,9 @@ def _item_size(dtype: str) -> int:
 
 def _read_legacy(data: mmap.mmap) -> tuple[dict[str, rp.Tensor], dict[str, np.ndarray]]:
     """Reads magic number, protocol, system, value, storage keys, and the storages behind them."""
-    try:
-        magic = rp.load(data, limit=4096)
-    except rp.RefusedError:
-        raise  # a plain pickle of objects: say what is in it
-    except ValueError:
-        magic = None
+    if data[:1] != b"\x80":  # every pickle of protocol 2 and later
+        raise ValueError("it does not start as one")
+    magic = rp.load(data)  # of a plain pickle of objects this says what is in it
     if type(magic) is not int or magic != _MAGIC:
         raise ValueError("it does not start as one")
     if rp.load(data) != _PROTOCOL:
