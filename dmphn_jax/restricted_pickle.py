@@ -114,6 +114,8 @@ def load(
             if opcode.name == "STOP":
                 return machine.pop()
             machine.step(opcode.name, argument)
+    except UnicodeDecodeError:
+        raise ValueError("damaged pickle (a text that is none)") from None
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         # An instruction met a stack or memo that its file did not prepare.
         raise ValueError(f"damaged pickle ({type(error).__name__})") from None

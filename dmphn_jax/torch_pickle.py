@@ -51,6 +51,8 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
+        if not path.is_file() and path.exists() and not path.is_dir():
+            raise UserError(f"{path}: not a plain file")  # opening a pipe would wait for ever
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError(f"{path}: the file is empty")
@@ -201,6 +203,8 @@ def _read_zip(file: Any, length: int) -> tuple[dict[str, rp.Tensor], dict[str, n
             return tensors, storages
     except (
         zipfile.BadZipFile,
+        UnicodeDecodeError,
+        OSError,  # a position before the file's start
         NotImplementedError,
         RuntimeError,
         EOFError,

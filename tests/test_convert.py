@@ -1,6 +1,7 @@
 """Conversion of the authors' files: every model there and back, and what is wrong in one line."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import subprocess
@@ -17,12 +18,13 @@ from dmphn_jax.models import ModelConfig, build, parameter_count, zoo
 from dmphn_jax.torch_pickle import read_state_dict, write_state_dict
 
 WIDTH = 2
+parameter_shapes = functools.cache(checkpoints.parameter_shapes)
 
 
 def random_params(config: ModelConfig, seed: int = 0):
     """A tree as the model itself asks for it, of random bits' worth of float32."""
     rng = np.random.default_rng(seed)
-    shapes = checkpoints.parameter_shapes(config)
+    shapes = parameter_shapes(config)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
@@ -114,7 +116,9 @@ def test_a_named_model_overrides_the_names(tmp_path, stored, model):
         for step in leaf:
             whole = whole[step.key]
         assert whole.tobytes() == value.tobytes()
-    assert bool(notes) == (len(torch_names.parts(config)) < len(list((tmp_path / "w").glob("*l"))))
+    assert bool(notes) == (
+        len(torch_names.parts(config)) < len(list((tmp_path / "w").glob("*.pkl")))
+    )
 
 
 def test_layers_follow_the_authors_definition(tmp_path):
@@ -128,9 +132,9 @@ def test_layers_follow_the_authors_definition(tmp_path):
     encoder = read_state_dict(tmp_path / "w" / "encoder_lv1.pkl")
     decoder = read_state_dict(tmp_path / "w" / "decoder_lv1.pkl")
     expected = decode(decoder, encode(encoder, image))
-    module = build(config)
+    apply = jax.jit(build(config).apply)
     x = np.transpose(image, (1, 2, 0))[None]
-    found = module.apply({"params": {"stage_1": {"level_1": pair}}}, x).image[0]
+    found = apply({"params": {"stage_1": {"level_1": pair}}}, x).image[0]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(
         np.transpose(found, (2, 0, 1)) / scale, expected / scale, atol=2e-6, rtol=0
@@ -207,7 +211,7 @@ def test_released_network_equals_its_definition(reference):
         crop = np.asarray(picture.crop((600, 300, 648, 332)), np.float32) / 255 - 0.5
     expected = dmphn_1_2_4(folder, np.transpose(crop, (2, 0, 1)).astype(np.float64))
     params, config = params_from_torch(folder)
-    found = build(config).apply({"params": params}, crop[None]).image[0]
+    found = jax.jit(build(config).apply)({"params": params}, crop[None]).image[0]
     np.testing.assert_allclose(np.transpose(found, (2, 0, 1)), expected, atol=1e-5, rtol=0)
 
 

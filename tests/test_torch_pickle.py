@@ -264,7 +264,7 @@ def test_truncated_anywhere_is_one_line(tmp_path, dump):
     for path in small_files(tmp_path, dump):
         data = path.read_bytes()
         read_state_dict(path)
-        for length in range(len(data)):
+        for length in range(0, len(data), 1 if path.name == "legacy.pkl" else 4):
             path.write_bytes(data[:length])
             refused(path)
         path.write_bytes(data + b"\0")
@@ -275,7 +275,7 @@ def test_truncated_anywhere_is_one_line(tmp_path, dump):
 def test_damaged_anywhere_never_gives_anything_but_tensors_or_one_line(tmp_path, dump):
     for path in small_files(tmp_path, dump):
         data = path.read_bytes()
-        for position in range(len(data)):
+        for position in range(0, len(data), 1 if path.name == "legacy.pkl" else 3):
             byte = (0, 0xFF, data[position] ^ 0x01, data[position] ^ 0x80)[position % 4]
             path.write_bytes(data[:position] + bytes([byte]) + data[position + 1 :])
             try:
@@ -349,6 +349,8 @@ def test_files_that_are_something_else(tmp_path):
     assert "none that torch.save writes" in refused(png)
     assert "no such file" in refused(tmp_path / "b.pkl")
     assert "directory" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pkl")
+    assert "not a plain file" in refused(tmp_path / "pipe.pkl")
     for value in ({}, [1], {"a": 1}, 3):
         assert "PyTorch" in refused(legacy_file(png, pickle.dumps(value, 2), {}))
 
