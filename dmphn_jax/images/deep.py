@@ -1,5 +1,6 @@
 """PNG of 16 bits, and TIFF: written here, since Pillow writes no 16-bit colour and OpenCV no
-metadata."""
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import zlib
 import numpy as np
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, IFDRational
+from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from dmphn_jax.images.core import Metadata
 

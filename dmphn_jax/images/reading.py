@@ -115,7 +115,7 @@ def _to_srgb(image: PIL.Image.Image) -> PIL.Image.Image:
         if image.mode == "LAB":
             source = cms.createProfile("LAB")
         else:
-            source = cms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            source = cms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile") or b""))
         return cms.profileToProfile(image, source, cms.createProfile("sRGB"), outputMode="RGB")
     return image.convert("RGB")
 
@@ -144,14 +144,15 @@ def _decode_16_bit(
     import cv2
 
     file.seek(0)
-    array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = file.read()
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.shape[:2] != image.size[::-1]:
         raise ImageError(f"{shown(path)}: its 16-bit pixels cannot be decoded; save it as PNG")
     if array.ndim == 2:
         array = array[..., None]
     if array.shape[-1] >= 3:
         array = array[..., [2, 1, 0, 3][: array.shape[-1]]]  # OpenCV's order is BGR
-    if image.mode == "LA":
+    if image.format == "PNG" and data[25] == 4:  # colour type: gray and alpha
         return array[..., [0, -1]], ()
     if array.shape[-1] == 4 and tags:
         if tags.get(338, (0,))[0] == 1:  # multiplied by alpha
