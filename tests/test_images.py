@@ -21,6 +21,8 @@ from dmphn_jax.images import (
     write_image,
 )
 
+# Pillow warns of the damage these tests make.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 SRGB = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
 EXACT = ["png", "tif", "webp"]  # hold RGB and alpha without loss (WebP at quality 100)
 
