@@ -245,7 +245,9 @@ class _Tally:
             return
         for note, count in self.notes.items():
             print(f"note ({count} {'image' if count == 1 else 'images'}): {note}")
-        parts = [f"deblurred {self.done} of {self.total} into {shown(output)}"]
+        # Files being written at an interrupt are finished, but not counted any more.
+        least = "at least " if interrupted else ""
+        parts = [f"deblurred {least}{self.done} of {self.total} into {shown(output)}"]
         if self.skipped:
             parts.append(f"{self.skipped} skipped, their outputs exist (--overwrite replaces them)")
         if self.failures:

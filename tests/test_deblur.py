@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dmphn_jax import checkpoints, cli, deblur, inference, pipeline
+from dmphn_jax import checkpoints, cli, deblur, images, inference, pipeline
 from dmphn_jax.errors import UserError, run_command
 from dmphn_jax.images import Image, ImageError, read_image, write_image
 from dmphn_jax.jobs import Job, plan
@@ -119,6 +119,16 @@ def test_too_many_stages_and_a_wrong_checkpoint_are_one_line(tmp_path, checkpoin
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 3
     assert all(line.startswith("dmphn: error: ") for line in lines)
+
+
+def test_defaults_are_the_libraries_own():
+    """The parser spells them out, for --help to answer without numpy and jax."""
+    args = deblur.parser().parse_args(["x.png", "-c", "c", "-o", "o"])
+    assert args.quality == images.DEFAULT_QUALITY
+    assert args.max_pixels == images.DEFAULT_MAX_PIXELS
+    assert set(deblur._FORMATS.values()) == set(images.WRITABLE)
+    for precision in inference.PRECISIONS:
+        deblur.parser().parse_args(["x", "-c", "c", "-o", "o", "--precision", precision])
 
 
 # What goes where

@@ -205,7 +205,7 @@ def _opened(
                 pixels = image.width * image.height
                 if pixels > max_pixels:
                     raise ImageError(
-                        f"{name}: {image.width}x{image.height} is {pixels / 1e6:.0f} million "
+                        f"{name}: {image.width}x{image.height} is {pixels / 1e6:.4g} million "
                         f"pixels; the limit is {max_pixels / 1e6:g} million (--max-pixels)"
                     )
                 _check_single(name, image)
@@ -218,9 +218,12 @@ def _opened(
     except MemoryError:
         raise ImageError(f"{name}: too large for memory") from None
     except OSError as error:
-        # Errors of the system carry an errno, those of Pillow do not.
-        reason = error.strerror if error.errno else f"damaged or cut off: {one_line(error)}"
-        raise ImageError(f"{name}: {reason}") from None
+        if error.errno:  # the system's; Pillow's own have none
+            raise ImageError(f"{name}: {error.strerror}") from None
+        # libtiff's reason goes to stderr; what reaches here is a bare number.
+        reason = one_line(error)
+        reason = "" if reason.startswith("decoder error") else f": {reason}"
+        raise ImageError(f"{name}: damaged or cut off{reason}") from None
     except Exception as error:  # Pillow's readers raise many types for damaged files
         raise ImageError(f"{name}: damaged: {one_line(error)}") from None
 
