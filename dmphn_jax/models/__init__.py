@@ -69,8 +69,9 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
 
 
 def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
-    """Returns initial parameters, a nested dict of float32 arrays, as the authors' code draws them.
+    """Returns initial parameters, a nested dict of float32 NumPy arrays.
 
+    They have the distribution of the authors' code: kernels N(0, 0.5 / (kh*kw*out)), biases 0.
     Every parameter depends on `seed` and its own path only, so the first stages of a deep stack
     start like a shallow one. (`module.init` draws from the same distribution, but compiles the
     whole network to do so.)
@@ -78,17 +79,16 @@ def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
     import zlib
 
     import jax
-    import jax.numpy as jnp
+    import numpy as np
 
-    from dmphn_jax.models.conv import paper_init
+    from dmphn_jax.models.conv import initial_deviation
 
-    key = jax.random.key(seed)
-    draw = jax.jit(paper_init, static_argnums=1)
-
-    def init(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(leaf.shape) == 1:
-            return jnp.zeros(leaf.shape, jnp.float32)
+            return np.zeros(leaf.shape, np.float32)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return draw(jax.random.fold_in(key, zlib.crc32(name.encode())), leaf.shape)
+        rng = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
+        deviation = np.float32(initial_deviation(leaf.shape))
+        return deviation * rng.standard_normal(leaf.shape, np.float32)
 
-    return jax.tree_util.tree_map_with_path(init, parameter_shapes(config))
+    return jax.tree_util.tree_map_with_path(draw, parameter_shapes(config))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -54,10 +56,15 @@ def convolve_transposed(
     return jnp.reshape(y, (batch, 2 * height, 2 * width, channels))
 
 
-def paper_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Draws a kernel (kh, kw, in, out) from N(0, 0.5 / (kh*kw*out)), as the authors' code does."""
+def initial_deviation(shape: tuple[int, ...]) -> float:
+    """Standard deviation of the authors' initial kernels (kh, kw, in, out)."""
     kh, kw, _, out = shape
-    return jnp.sqrt(0.5 / (kh * kw * out)).astype(dtype) * jax.random.normal(key, shape, dtype)
+    return math.sqrt(0.5 / (kh * kw * out))
+
+
+def paper_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Draws a kernel (kh, kw, in, out) as the authors' code does."""
+    return initial_deviation(shape) * jax.random.normal(key, shape, dtype)
 
 
 class Conv(nn.Module):

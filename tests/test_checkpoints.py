@@ -1,0 +1,162 @@
+"""Checkpoints come back to the bit, and say in one line what is wrong with them."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dmphn_jax import checkpoints
+from dmphn_jax.errors import UserError
+from dmphn_jax.models import ModelConfig, init_params
+
+CONFIG = ModelConfig("dmphn", "1-2", stages=2, width=2)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.device_get(init_params(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def saved(params, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "checkpoint"
+    checkpoints.save(path, params, CONFIG, {"origin": "a test"})
+    return path
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def test_round_trip(saved, params):
+    loaded = checkpoints.load(saved)
+    assert loaded.config == CONFIG
+    assert loaded.info == {"origin": "a test"}
+    assert loaded.digest == checkpoints.digest(params)
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def test_digest_depends_on_every_bit_name_and_shape(params):
+    original = checkpoints.digest(params)
+    changed = jax.tree.map(np.copy, params)
+    kernel = changed["stage_2"]["level_1"]["decoder"]["conv"]["kernel"]
+    kernel.view(np.uint32).flat[-1] ^= 1
+    assert checkpoints.digest(changed) != original
+    renamed = {"stage_1": params["stage_2"], "stage_2": params["stage_1"]}
+    assert checkpoints.digest(renamed) != original
+    x = np.zeros((2, 3), "f4")
+    assert checkpoints.digest({"a": x}) != checkpoints.digest({"a": x.T})
+    assert checkpoints.digest({"a": x}) != checkpoints.digest({"a": x.view("i4")})
+
+
+def test_loads_on_another_number_of_devices(params, tmp_path):
+    path = tmp_path / "sharded"
+    script = f"""
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from dmphn_jax import checkpoints
+from dmphn_jax.models import ModelConfig, init_params
+assert jax.device_count() == 4
+config = ModelConfig(**{CONFIG.to_dict()!r})
+sharding = NamedSharding(Mesh(np.asarray(jax.devices()), ("data",)), PartitionSpec())
+checkpoints.save({str(path)!r}, jax.device_put(init_params(config), sharding), config)
+"""
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": "."},
+    )
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load(path).params, params)
+
+
+def test_never_replaces_what_it_was_not_told_to(saved, params, tmp_path):
+    with pytest.raises(UserError, match="exists"):
+        checkpoints.save(saved, params, CONFIG)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="something other than a checkpoint"):
+        checkpoints.save(photos, params, CONFIG, overwrite=True)
+    assert (photos / "a.png").read_bytes() == b"x"
+
+
+def test_overwriting_replaces_whole(copy, params):
+    other = jax.tree.map(lambda x: x + 1, params)
+    checkpoints.save(copy, other, CONFIG, overwrite=True)
+    assert checkpoints.load(copy).digest == checkpoints.digest(other)
+    assert [p.name for p in copy.parent.iterdir()] == ["copy"]
+
+
+def test_refuses_parameters_of_another_model(params, tmp_path):
+    with pytest.raises(UserError, match=r"stage_3/level_1/decoder/block_1.* is missing"):
+        checkpoints.save(tmp_path / "a", params, dataclasses.replace(CONFIG, stages=3))
+    with pytest.raises(UserError, match=r"has shape .* the model's has"):
+        checkpoints.save(tmp_path / "a", params, dataclasses.replace(CONFIG, width=4))
+    with pytest.raises(UserError, match=r"stage_2/.* is none of them"):
+        checkpoints.save(tmp_path / "a", params, dataclasses.replace(CONFIG, stages=1))
+    assert not list(tmp_path.iterdir())
+
+
+def edit(path, **changes):
+    file = path / "model" / "metadata"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: shutil.rmtree(p), "no such checkpoint"),
+        (lambda p: shutil.rmtree(p / "model"), "not a checkpoint"),
+        (lambda p: shutil.rmtree(p / "params"), "params/ is missing"),
+        (lambda p: (p / "model" / "metadata").write_text('{"format": 1, "mod'), "damaged"),
+        (lambda p: (p / "model" / "metadata").write_text("[]"), "damaged"),
+        (lambda p: edit(p, format=99), "newer than this version reads"),
+        (lambda p: edit(p, model={"family": "unet"}), "its model is unknown here"),
+        (lambda p: edit(p, model=CONFIG.to_dict() | {"stages": 1}), "not this model's parameters"),
+        (lambda p: edit(p, digest="0" * 64), "do not match their digest"),
+    ],
+)
+def test_what_is_wrong_is_one_line(copy, damage, message):
+    damage(copy)
+    with pytest.raises(UserError, match=message) as error:
+        checkpoints.load(copy)
+    assert str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["flip a bit", "truncate", "remove"])
+def test_damaged_data_never_loads_as_other_parameters(copy, params, damage):
+    files = [p for p in (copy / "params").rglob("*") if p.is_file()]
+    refused = []
+    for file in sorted(files, key=lambda p: p.stat().st_size)[-4:]:
+        data = file.read_bytes()
+        if damage == "flip a bit":
+            middle = len(data) // 2
+            file.write_bytes(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :])
+        elif damage == "truncate":
+            file.write_bytes(data[: 2 * len(data) // 3])
+        else:
+            file.unlink()
+        try:
+            loaded = checkpoints.load(copy).params
+        except UserError as error:
+            refused.append(str(error))
+        else:  # a file that only duplicates others
+            jax.tree.map(np.testing.assert_array_equal, loaded, params)
+        file.write_bytes(data)
+    assert refused
+    assert all("damaged" in line for line in refused)
+
+
+def test_a_file_is_not_a_checkpoint(tmp_path):
+    file = tmp_path / "encoder_lv1.pkl"
+    file.write_bytes(b"\x80\x02")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        checkpoints.load(file)
