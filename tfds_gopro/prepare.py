@@ -86,7 +86,9 @@ def main(argv: list[str]) -> int:
     if args.dataset == "video_deblurring" and args.blur != "blur":
         raise UserError("--blur blur_gamma: only gopro has that side")
     if max(args.size) < 1 << 16 and args.stride > min(args.size):
-        raise UserError(f"--stride {args.stride}: larger than the tile, frames would not be covered")
+        raise UserError(
+            f"--stride {args.stride}: larger than the tile, frames would not be covered"
+        )
     # A scheduler's SIGTERM must clean up as an interrupt does.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -33,7 +33,9 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
         temporary.chmod(0o775)
     except OSError as error:
         _remove_empty(made)
-        raise UserError(f"--data-dir {target.parent}: cannot write there ({one_line(error)})") from error
+        raise UserError(
+            f"--data-dir {target.parent}: cannot write there ({one_line(error)})"
+        ) from error
     lock = (temporary / _LOCK).open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:

@@ -14,7 +14,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 swap the axes
 
 
-def image_size(file: str | os.PathLike[str] | io.IOBase, name: str | None = None) -> tuple[int, int]:
+def image_size(
+    file: str | os.PathLike[str] | io.IOBase, name: str | None = None
+) -> tuple[int, int]:
     """Returns an image's (height, width) as it will be decoded, reading its header only.
 
     Raises:

@@ -164,28 +164,29 @@ class RecordViews:
             raise NotViewable(f"{self.path}: {side} is not an RGB image")
         return Image(value, sizes[0], sizes[1])
 
-    def window(self, image: Image, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Copies a window out of an image; returns uint8 (height, width, 3)."""
+    def window(self, image: Image, top: int, left: int, out: np.ndarray) -> None:
+        """Copies the window of an image at (top, left) into `out`, uint8 (height, width, 3).
+
+        `out` may be a part of a larger array whose pixels follow each other within a row.
+        """
+        height, width, _ = out.shape
         if not (0 <= top <= top + height <= image.height):
             raise IndexError(f"rows {top} to {top + height} of {image.height}")
         if not (0 <= left <= left + width <= image.width):
             raise IndexError(f"columns {left} to {left + width} of {image.width}")
-        out = np.empty((height, width * 3), np.uint8)
         stride, row_bytes = image.width * 3, width * 3
         start = image.start + top * stride + left * 3
         row = 0
         while row < height:
             block, column = divmod(start + row * stride, _PAYLOAD)
-            place = block * _BLOCK + _BLOCK_HEADER + column
             # All rows that end within this block go in one strided copy.
             rows = min(height - row, (_PAYLOAD - column - row_bytes) // stride + 1)
             if rows > 0:
-                out[row : row + rows] = np.ndarray(
-                    (rows, row_bytes), np.uint8, self._map, place, (stride, 1)
-                )
-                row += rows
-            else:
-                at = start + row * stride
-                out[row] = np.frombuffer(self._read(at, row_bytes), np.uint8)
-                row += 1
-        return out.reshape(height, width, 3)
+                place = block * _BLOCK + _BLOCK_HEADER + column
+                shape, strides = (rows, width, 3), (stride, 3, 1)
+                out[row : row + rows] = np.ndarray(shape, np.uint8, self._map, place, strides)
+            else:  # the block's header interrupts this row
+                rows = 1
+                read = self._read(start + row * stride, row_bytes)
+                out[row] = np.frombuffer(read, np.uint8).reshape(width, 3)
+            row += rows

@@ -175,33 +175,47 @@ class CropsSource(_Prepared):
             )
         return tops, lefts
 
-    def crop(self, index: int, top: int, left: int, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (blurry, sharp) of frame `index` at that place, uint8 (crop, crop, 3) copies."""
+    def crop(
+        self,
+        index: int,
+        top: int,
+        left: int,
+        crop: int,
+        out: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Copies a crop of frame `index` and returns (blurry, sharp), uint8 (crop, crop, 3).
+
+        `out` receives them, for example two rows of a batch; new arrays by default.
+        """
+        if out is None:
+            out = (np.empty((crop, crop, 3), np.uint8), np.empty((crop, crop, 3), np.uint8))
         height, width = self.shape(index)
         row, y = tile_of(top, height, self.size[0], self.stride, crop)
         column, x = tile_of(left, width, self.size[1], self.stride, crop)
         columns = len(tile_starts(width, self.size[1], self.stride))
-        return self._window(self._first[index] + row * columns + column, y, x, crop, crop)
+        self._window(self._first[index] + row * columns + column, y, x, *out)
+        return out
 
     def _window(
-        self, record: int, y: int, x: int, height: int, width: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, record: int, y: int, x: int, out_blurry: np.ndarray, out_sharp: np.ndarray
+    ) -> None:
+        """Copies a window of a tile into two arrays of its size."""
         if self._views is not None:
             shard = bisect_right(self._shard_ends, record)
             views = self._views[shard]
             blurry, sharp = views.pair(record - self._shard_ends[shard] + self._lengths[shard])
-            return (
-                views.window(blurry, y, x, height, width),
-                views.window(sharp, y, x, height, width),
-            )
+            views.window(blurry, y, x, out_blurry)
+            views.window(sharp, y, x, out_sharp)
+            return
         try:
             tile = self._records[record]
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
                 f"{self.folder}: {self.split} tile {record} is damaged ({one_line(error)})"
             ) from error
+        height, width = out_blurry.shape[:2]
         place = (slice(y, y + height), slice(x, x + width))
-        return tile["blurry"][place].copy(), tile["sharp"][place].copy()
+        out_blurry[...], out_sharp[...] = tile["blurry"][place], tile["sharp"][place]
 
     def __getitem__(self, index: int) -> Pair:
         """Returns frame `index`, put together from its tiles."""
@@ -210,7 +224,5 @@ class CropsSource(_Prepared):
         rows, columns = min(self.size[0], height), min(self.size[1], width)
         for number, (top, left) in enumerate(self._tiles(index)):
             place = (slice(top, top + rows), slice(left, left + columns))
-            blurry[place], sharp[place] = self._window(
-                self._first[index] + number, 0, 0, rows, columns
-            )
+            self._window(self._first[index] + number, 0, 0, blurry[place], sharp[place])
         return Pair(blurry, sharp, self.names[index])

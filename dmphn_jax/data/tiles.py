@@ -28,7 +28,9 @@ def crop_starts(length: int, size: int, stride: int, crop: int) -> np.ndarray:
     tile = min(size, length)
     if crop > tile:
         return np.empty(0, np.int64)
-    reach = [np.arange(start, start + tile - crop + 1) for start in tile_starts(length, size, stride)]
+    reach = [
+        np.arange(start, start + tile - crop + 1) for start in tile_starts(length, size, stride)
+    ]
     return np.unique(np.concatenate(reach))
 
 
