@@ -27,6 +27,7 @@ from dmphn_jax.errors import UserError, one_line
 from tfds_gopro import splits, trees, writer
 
 TILE, STRIDE = 512, 256
+FRAME = (1 << 16, 1 << 16)  # a tile that holds any frame whole
 FRAMES_PER_SHARD = {"frames": 128, "crops": 32}  # a few hundred megabytes each
 
 
@@ -51,16 +52,19 @@ def pair_config(
 ) -> PairConfig:
     """Returns the config for these parameters; tiles other than the default carry them in the name.
 
-    `crops`, `crops_gamma`, `crops_384x384_128`, ... With the default stride of half a tile every
-    256x256 crop of a frame lies within one tile.
+    `crops`, `crops_gamma`, `crops_frame`, `crops_384x384_128`, ... With the default stride of half
+    a tile every 256x256 crop of a frame lies within one tile.
     """
     gamma = "" if blur == "blur" else "_gamma"
     if kind == "frames":
         text = f"whole frames as encoded in the original files, side {blur!r}"
         return PairConfig(name=f"frames{gamma}", description=text, blur=blur)
-    usual = (size, stride) == ((TILE, TILE), STRIDE)
-    name = "crops" if usual else f"crops_{size[0]}x{size[1]}_{stride}"
+    name = f"crops_{size[0]}x{size[1]}_{stride}"
     text = f"raw uint8 tiles of {size[0]}x{size[1]} every {stride} pixels, side {blur!r}"
+    if (size, stride) == ((TILE, TILE), STRIDE):
+        name = "crops"
+    elif size == FRAME:
+        name, text = "crops_frame", f"raw uint8 frames, side {blur!r}"
     return PairConfig(name=name + gamma, description=text, size=size, stride=stride, blur=blur)
 
 
@@ -169,7 +173,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder):
         return found, faults
 
     def _check_sizes(self, tree: trees.Tree, found: trees.Found) -> None:
-        """Reads every header; raises one UserError for all that cannot be read or differ in size."""
+        """Reads every header; raises one UserError for all unreadable or unequal ones."""
 
         def sizes(pair: trees.Files) -> str | None:
             try:

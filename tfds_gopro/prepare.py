@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tfds_gopro.prepare",
         description="Writes GoPro or VideoDeblurring as TFDS records: whole frames for evaluation "
         "and raw tiles for training without decoding. Nothing is downloaded.",
-        epilog="Disk for GoPro: frames about as large as the PNGs of the two sides used, crops 26 GB"
-        " (--size frame: 12 GB).",
+        epilog="Disk for GoPro: frames as much as the PNGs of the two sides used, crops 26 GB "
+        "(--size frame: 12 GB).",
     )
     p.add_argument("dataset", choices=("gopro", "video_deblurring"))
     p.add_argument("--source", required=True, help="the dataset's folder, or its zip as downloaded")

@@ -57,10 +57,9 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(folder: Path) -> None:
     for path in folder.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            with (path / _LOCK).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
+        with contextlib.suppress(OSError), (path / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 
 def make_set(folder: Path, frames: int) -> Path:
-    """Prepares a set of noisy 1280x720 frames, which no compression shortens; returns its folder."""
+    """Prepares a set of noisy 1280x720 frames; returns its folder."""
     from PIL import Image
 
     from tfds_gopro.builders import Gopro

@@ -176,7 +176,7 @@ def _rows(
 
 
 class _Batches:
-    """This process's rows of every batch, by number: what grain's threads read."""
+    """The rows of every batch that a process reads, by number: what grain's threads work on."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ _BLOCK, _BLOCK_HEADER, _CHUNK_HEADER = 1 << 16, 24, 40
 _PAYLOAD = _BLOCK - _BLOCK_HEADER  # bytes of content in each block
 
 
-class NotViewable(Exception):
+class NotViewableError(Exception):
     """The file is compressed, cut short, or laid out in a way this module does not read."""
 
 
@@ -46,7 +46,7 @@ class RecordViews:
       count: how many records it holds.
 
     Raises:
-      NotViewable: see above.
+      NotViewableError: see above.
     """
 
     def __init__(self, path: str | os.PathLike[str], count: int):
@@ -58,7 +58,7 @@ class RecordViews:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise NotViewable(str(error)) from error
+            raise NotViewableError(str(error)) from error
         self.pair(0)
 
     def _read(self, start: int, length: int) -> bytes:
@@ -69,7 +69,7 @@ class RecordViews:
             place = block * _BLOCK + _BLOCK_HEADER + column
             part = self._map[place : place + min(length, _PAYLOAD - column)]
             if not part:
-                raise NotViewable(f"{self.path} ends early")
+                raise NotViewableError(f"{self.path} ends early")
             out += part
             start, length = start + len(part), length - len(part)
         return out
@@ -81,7 +81,7 @@ class RecordViews:
             value |= (byte & 127) << (7 * place)
             if byte < 128:
                 return value, start + place + 1
-        raise NotViewable(f"{self.path}: no number at {start}")
+        raise NotViewableError(f"{self.path}: no number at {start}")
 
     @property
     def _end(self) -> int:
@@ -100,14 +100,16 @@ class RecordViews:
             if kind == "s" and position == _CHUNK_HEADER:
                 continue  # the file's signature
             if kind != "r" or records != 1 or position > self._end:
-                raise NotViewable(f"{self.path}: a chunk of {records} records of kind {kind!r}")
+                raise NotViewableError(
+                    f"{self.path}: a {kind!r} chunk of {records} records"
+                )
             if self._read(body, 1) != b"\0":
-                raise NotViewable(f"{self.path} is compressed")
+                raise NotViewableError(f"{self.path} is compressed")
             sizes, after = self._varint(body + 1)
             length, _ = self._varint(after)
             starts.append((after + sizes, length))
             if after + sizes + length != position:
-                raise NotViewable(f"{self.path}: a record of unexpected length")
+                raise NotViewableError(f"{self.path}: a record of unexpected length")
         return starts
 
     def pair(self, index: int) -> tuple[Image, Image]:
@@ -143,7 +145,7 @@ class RecordViews:
         head, position = self._varint(position)
         size, position = self._varint(position)
         if head != (tag << 3 | 2) or position + size > end:
-            raise NotViewable(f"{self.path}: not the expected example")
+            raise NotViewableError(f"{self.path}: not the expected example")
         return position, position + size
 
     def _image(self, fields: dict[str, tuple[int, int, int]], side: str) -> Image:
@@ -151,9 +153,9 @@ class RecordViews:
             kind, value, value_end = fields[f"{side}/value"]
             shape_kind, shape, shape_end = fields[f"{side}/shape"]
         except KeyError as error:
-            raise NotViewable(f"{self.path}: an example without {side}") from error
+            raise NotViewableError(f"{self.path}: an example without {side}") from error
         if (kind, shape_kind) != (1, 3):
-            raise NotViewable(f"{self.path}: {side} is not raw bytes")
+            raise NotViewableError(f"{self.path}: {side} is not raw bytes")
         value, value_end = self._enter(value, value_end)
         shape, shape_end = self._enter(shape, shape_end)
         sizes = []
@@ -161,7 +163,7 @@ class RecordViews:
             size, shape = self._varint(shape)
             sizes.append(size)
         if len(sizes) != 3 or sizes[2] != 3 or value_end - value != np.prod(sizes):
-            raise NotViewable(f"{self.path}: {side} is not an RGB image")
+            raise NotViewableError(f"{self.path}: {side} is not an RGB image")
         return Image(value, sizes[0], sizes[1])
 
     def window(self, image: Image, top: int, left: int, out: np.ndarray) -> None:

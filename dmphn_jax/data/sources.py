@@ -81,7 +81,7 @@ def _open_prepared(
     if records:
         configs = [records]
     else:
-        own = sorted(path.name for path in data_dir.expanduser().glob(f"{name}/crops_*x*_*"))
+        own = sorted(path.name for path in data_dir.expanduser().glob(f"{name}/crops_*"))
         tiles = [f"crops{gamma}", *(c for c in own if c.endswith("_gamma") == bool(gamma))]
         configs = [*(tiles if split == "train" else []), f"frames{gamma}"]
     for config in configs:

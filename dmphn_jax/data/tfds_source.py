@@ -146,7 +146,7 @@ class CropsSource(_Prepared):
                 record_views.RecordViews(path, length)
                 for path, length in zip(self._paths, self._lengths, strict=True)
             ]
-        except record_views.NotViewable:
+        except record_views.NotViewableError:
             self._views = None  # compressed by another writer: read through TFDS
 
     def _tiles(self, index: int) -> list[tuple[int, int]]:
