@@ -1,5 +1,6 @@
 """Small trees in the datasets' layouts, made on the fly for the tests of data."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -31,9 +32,14 @@ def gopro_frame(number: int, side: str, height: int, width: int) -> np.ndarray:
     real = real_frames("blur" if side == "blur_gamma" else side)
     if not real:
         return frame(1000 * number + len(side), height, width)
-    with Image.open(real[number % len(real)]) as image:
-        window = np.asarray(image.crop((640, 360, 640 + width, 360 + height)))
+    window = decoded(real[number % len(real)])[360 : 360 + height, 640 : 640 + width]
     return 255 - window if side == "blur_gamma" else window
+
+
+@functools.lru_cache(maxsize=8)
+def decoded(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def gopro_tree(

@@ -100,9 +100,11 @@ def main(argv: list[str]) -> int:
 
 def _prepare(args: argparse.Namespace) -> None:
     import tensorflow_datasets as tfds
+    from absl import logging
 
     from tfds_gopro.builders import BUILDERS, pair_config
 
+    logging.set_verbosity(logging.ERROR)  # TFDS remarks on every config it does not know
     kinds = ("frames", "crops") if args.config == "all" else (args.config,)
     for kind in kinds:
         builder = BUILDERS[args.dataset](

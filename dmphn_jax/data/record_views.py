@@ -100,9 +100,7 @@ class RecordViews:
             if kind == "s" and position == _CHUNK_HEADER:
                 continue  # the file's signature
             if kind != "r" or records != 1 or position > self._end:
-                raise NotViewableError(
-                    f"{self.path}: a {kind!r} chunk of {records} records"
-                )
+                raise NotViewableError(f"{self.path}: a {kind!r} chunk of {records} records")
             if self._read(body, 1) != b"\0":
                 raise NotViewableError(f"{self.path} is compressed")
             sizes, after = self._varint(body + 1)
