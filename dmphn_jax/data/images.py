@@ -27,7 +27,7 @@ def image_size(
     try:
         with Image.open(file) as image:
             width, height = image.size
-            swap = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            swap = _orientation(image) in (5, 6, 7, 8)
     except Exception as error:
         raise UserError(_unreadable(name or file, error)) from error
     return (width, height) if swap else (height, width)
@@ -48,12 +48,19 @@ def decode_image(file: bytes | str | os.PathLike[str], name: str | None = None) 
 
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            if image.getexif().get(_ORIENTATION, 1) != 1:
+            if _orientation(image) != 1:
                 image = ImageOps.exif_transpose(image)
             # `array`, not `asarray`: callers may write, and the file's buffer must not be kept.
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as error:
         raise UserError(_unreadable(name or file, error)) from error
+
+
+def _orientation(image: Any) -> int:
+    # For a PNG without EXIF in its header Pillow would decode all of it to look behind the pixels.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return image.getexif().get(_ORIENTATION, 1)
 
 
 def _unreadable(name: Any, error: Exception) -> str:

@@ -132,12 +132,12 @@ class CropsSource(_Prepared):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the maps, which cannot be sent to another process."""
-        return {**self.__dict__, "_views": self._views is not None}
+        return {**self.__dict__, "_views": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Maps the files again."""
         self.__dict__.update(state)
-        if state["_views"]:
+        if self._records is None:
             self._map()
 
     def _map(self) -> None:
