@@ -140,6 +140,9 @@ def test_prepare_keeps_every_pixel(tree, data_dir, tmp_path, zipped):
             np.testing.assert_array_equal(record["blurry"], pairs[name][0])
             np.testing.assert_array_equal(record["sharp"], pairs[name][1])
 
+    named = tfds.builder("gopro", data_dir=data_dir, config="frames").as_data_source("train")
+    np.testing.assert_array_equal(named[2]["sharp"], frames.as_data_source("train")[2]["sharp"])
+
     crops = tfds.builder_from_directory(data_dir / "gopro/crops_64x64_32/1.0.0")
     records = crops.as_data_source("train")
     assert list(crops.info.splits) == ["train"]

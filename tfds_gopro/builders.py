@@ -3,6 +3,7 @@
     builder = Gopro(data_dir="D", config="crops", source="GOPRO_Large.zip")
     builder.download_and_prepare()                 # or python -m tfds_gopro.prepare
     builder.as_data_source("train")[0]["blurry"]   # uint8 (512, 512, 3)
+    tfds.builder("gopro", data_dir="D")            # works too once this module is imported
 
 Configs: `frames` keeps the image files as they are, `crops` holds raw uint8 tiles of the training
 split that need no decoding; `frames_gamma` and `crops_gamma` take GoPro's `blur_gamma` side.
@@ -68,7 +69,7 @@ def pair_config(
     return PairConfig(name=name + gamma, description=text, size=size, stride=stride, blur=blur)
 
 
-class PairBuilder(tfds.core.ShardBasedBuilder):
+class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """What the two datasets share.
 
     Args:
@@ -81,7 +82,6 @@ class PairBuilder(tfds.core.ShardBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     FORMAT: str  # of the original files
-    skip_registration = True  # not looked up by name among TFDS's own; see `BUILDERS`
 
     def __init__(
         self,
@@ -377,7 +377,7 @@ class VideoDeblurring(PairBuilder):
         return self._dataset_info(
             description="Videos of several cameras at 240 fps, blurred by averaging frames.",
             homepage="https://www.cs.ubc.ca/labs/imager/tr/2017/DeepVideoDeblurring/",
-            license="No licence is stated by its authors; ask them before redistributing it",
+            license="See the homepage for the terms of use",
             citation="""@inproceedings{Su_2017_CVPR,
   author    = {Su, Shuochen and Delbracio, Mauricio and Wang, Jue and Sapiro, Guillermo
                and Heidrich, Wolfgang and Wang, Oliver},

@@ -37,13 +37,15 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             f"--data-dir {target.parent}: cannot write there ({one_line(error)})"
         ) from error
     lock = (temporary / _LOCK).open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield temporary
         (temporary / _LOCK).unlink()
         old = None
         if target.exists():
             old = target.with_name(f"{PREFIX}{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
         temporary.rename(target)
         if old:
