@@ -251,6 +251,32 @@ def test_make_feed_reads_the_config(prepared):
     plain.close()
 
 
+def test_benchmark_prints_and_writes_its_figures(tmp_path, capsys):
+    from dmphn_jax.data import benchmark
+
+    args = [
+        "--feeds",
+        "png",
+        "raw",
+        "--frames",
+        "1",
+        "--seconds",
+        "0.1",
+        "--batch-size",
+        "2",
+        "--threads",
+        "1",
+    ]
+    assert benchmark.main([*args, "--json", str(tmp_path / "b.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "| PNG frames, host |" in printed
+    assert "| raw tiles, host |" in printed
+    png, raw = json.loads((tmp_path / "b.json").read_text())["feeds"]
+    assert raw["pairs_per_second_per_core"] > 5 * png["pairs_per_second_per_core"] > 0
+    with pytest.raises(UserError, match="--threads 0"):
+        benchmark.main(["--threads", "0"])
+
+
 WORKER = """
 import sys, numpy as np, jax
 process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -185,6 +185,25 @@ def test_prepare_video_deblurring(tmp_path, data_dir):
     assert {r["sequence"] for r in builder.as_data_source("train")} == {b"GOPR9633"}
 
 
+def test_the_whole_published_set_needs_no_flag(tmp_path, data_dir, capsys):
+    """All 3214 names of GoPro, each frame the same few pixels."""
+    data_tree.save(tmp_path / "x.png", data_tree.frame(0, 4, 6))
+    pixels = (tmp_path / "x.png").read_bytes()
+    archive = tmp_path / "GOPRO_Large.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for split, sequences in whole_gopro().items():
+            for sequence, frames in sequences.items():
+                for number in frames:
+                    for side in ("blur", "sharp"):
+                        file.writestr(f"GOPRO_Large/{split}/{sequence}/{side}/{number}.png", pixels)
+    run("gopro", "--source", archive, "--data-dir", data_dir, "--config", "frames")
+    printed = capsys.readouterr()
+    assert "2103 train pairs, 1111 test pairs" in printed.out
+    assert printed.err == ""
+    metadata = json.loads((data_dir / "gopro/frames/1.0.0/metadata.json").read_text())
+    assert metadata["missing"] == []
+
+
 def refused(argv: list, data_dir: Path) -> str:
     """Runs prepare, expects one line and an untouched disk; returns the line."""
     before = left_over(data_dir.parent)

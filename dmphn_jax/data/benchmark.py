@@ -114,7 +114,7 @@ def measure(feed: str, data_dir: str | Path, args: argparse.Namespace) -> dict[s
 def _host(source: Any, args: argparse.Namespace) -> tuple[int, float, float]:
     from dmphn_jax.data.host_feed import HostFeed
 
-    ahead = max(args.batch_size * args.threads, 64)
+    ahead = args.batch_size * args.threads
     feed = HostFeed(
         source,
         batch_size=args.batch_size,
@@ -122,9 +122,8 @@ def _host(source: Any, args: argparse.Namespace) -> tuple[int, float, float]:
         threads=args.threads,
         prefetch=ahead,
     )
-    # What was read ahead before the clock started must not count: pass it first. What is read
-    # ahead when it stops counts as work, so a slow feed is measured a little low.
-    for _ in range(-(-ahead // args.batch_size) + 1):
+    # As much is being read ahead when the clock stops as when it starts.
+    for _ in range(args.threads + 1):
         feed.next_local()
     pairs, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < args.seconds:
