@@ -11,7 +11,7 @@ from dmphn_jax.errors import UserError, nearest
 
 PREPARED = ("gopro", "video_deblurring")
 NAMES = (*PREPARED, "synthetic", "folder")
-_TEST_SEED = 1 << 20  # synthetic: the test split's scenes are others than the training split's
+_MEMORY_SHARE = 0.8  # of the free memory, that the resident feed may take
 
 
 def open_source(
@@ -25,6 +25,7 @@ def open_source(
     size: tuple[int, int] = (360, 640),
     count: int = 2000,
     seed: int = 0,
+    cache: str | os.PathLike[str] = "",
 ) -> PairSource:
     """Returns random access to pairs of blurry and sharp images.
 
@@ -41,6 +42,7 @@ def open_source(
       size: synthetic: (height, width) of a scene.
       count: synthetic: number of scenes.
       seed: synthetic: which scenes.
+      cache: synthetic: a folder that keeps rendered scenes; none by default.
 
     Raises:
       UserError: nothing of that name, not prepared, or pairs that do not match; one line each.
@@ -53,8 +55,9 @@ def open_source(
     if name == "synthetic":
         from dmphn_jax.data.synthetic import SyntheticScenes
 
-        seed = seed if split == "train" else seed + _TEST_SEED
-        return SyntheticScenes(size=tuple(size), count=count, seed=seed)
+        return SyntheticScenes(
+            size=tuple(size), count=count, seed=seed, split=split, cache=cache or None
+        )
     if name in PREPARED:
         return _open_prepared(name, split, Path(data_dir), blur, records, views)
     path = Path(data_dir if name == "folder" else name).expanduser()
@@ -129,7 +132,7 @@ def make_feed(config_data: Any, *, mesh: Any, seed: int, batch_size: int, crop_s
         )
     options = {
         key: config[key]
-        for key in ("data_dir", "blur", "records", "views", "size", "count")
+        for key in ("data_dir", "blur", "records", "views", "size", "count", "cache")
         if key in config
     }
     source = open_source(config.get("source", "gopro"), "train", seed=seed, **options)
@@ -137,9 +140,44 @@ def make_feed(config_data: Any, *, mesh: Any, seed: int, batch_size: int, crop_s
     if kind != "host":
         from dmphn_jax.data.resident_feed import ResidentFeed
 
-        if kind == "resident" or ResidentFeed.fits(source, mesh=mesh, batch_size=batch_size):
+        if kind == "resident" or _resident_fits(source, mesh):
             return ResidentFeed(source, **common)
     from dmphn_jax.data.host_feed import HostFeed
 
     more = {key: config[key] for key in ("threads", "prefetch") if config.get(key)}
     return HostFeed(source, **common, **more)
+
+
+def _resident_fits(source: PairSource, mesh: Any) -> bool:
+    """Returns whether the set fits in the memory of every process's devices."""
+    import jax
+    import numpy as np
+
+    from dmphn_jax.data.memory import check_fits
+
+    sizes = (
+        [source.shape(index) for index in range(len(source))]
+        if hasattr(source, "shape")
+        else [source[0].sharp.shape[:2]]
+    )
+    height, width = np.max(sizes, axis=0)
+    pairs = -(-len(source) // mesh.shape["data"]) + 1  # devices may hold one more than their share
+    local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    try:
+        check_fits(
+            int(pairs * height * width * 6),
+            local,
+            share=_MEMORY_SHARE,
+            limit=None,
+            what="the pairs",
+            way_out="",
+        )
+        fits = True
+    except UserError:
+        fits = False
+    if jax.process_count() == 1:
+        return fits
+    from jax.experimental.multihost_utils import process_allgather
+
+    # All processes must take the same feed, whatever the memory of each.
+    return bool(np.all(process_allgather(np.array([fits]))))
