@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dmphn_jax.data import base, make_feed, open_source
 from dmphn_jax.data.host_feed import HostFeed
@@ -135,6 +137,31 @@ def test_both_sides_are_cropped_alike_and_positions_are_uniform():
         assert chi2 < 3 * count  # the seed is fixed; a biased corner would be far above
     assert len(set(zip(tops.tolist(), lefts.tolist()))) > 150
     made.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    pairs=st.integers(1, 9),
+    height=st.integers(8, 40),
+    width=st.integers(8, 40),
+    crop=st.integers(1, 8),
+    parts=st.sampled_from([1, 2, 3]),
+    seed=st.integers(-(2**70), 2**70),
+)
+def test_any_frames_and_processes_keep_the_pairs_aligned(pairs, height, width, crop, parts, seed):
+    source = Coded(pairs, height, width)
+    options = {"batch_size": 6, "crop_size": crop, "seed": seed}
+    feeds = [feed(source, shard=(part, parts), **options) for part in range(parts)]
+    batches = [take(made, 3) for made in feeds]
+    for made in feeds:
+        made.close()
+    blurry, sharp = (np.concatenate([b[side] for b in batches], 1) for side in ("blurry", "sharp"))
+    np.testing.assert_array_equal(blurry + np.uint8(1), sharp)
+    assert [int(n[2:]) for n in feeds[0].names(0, 18)] == blurry[..., 0, 0, 0].ravel().tolist()
+    corner, end = blurry[..., 0, 0, 1:], blurry[..., -1, -1, 1:]
+    np.testing.assert_array_equal(end - corner, np.full_like(corner, crop - 1))
+    assert end[..., 0].max() < height
+    assert end[..., 1].max() < width
 
 
 def test_two_processes_read_disjoint_halves_of_the_same_batches():

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from dmphn_jax.data.tiles import crop_starts, tile_of, tile_starts
 from dmphn_jax.errors import UserError, one_line, run_command
@@ -97,21 +99,30 @@ def test_missing_video_deblurring():
     assert "IMG_0039" in splits.missing_video_deblurring(videos)[0]
 
 
-@pytest.mark.parametrize(
-    ("length", "size", "stride"), [(1280, 512, 256), (720, 512, 256), (100, 30, 7), (20, 64, 8)]
+@settings(max_examples=150, deadline=None)
+@example(length=1280, size=512, stride=256, crop=256)
+@example(length=720, size=512, stride=256, crop=256)
+@example(length=20, size=64, stride=8, crop=20)
+@given(
+    length=st.integers(1, 300),
+    size=st.integers(1, 120),
+    stride=st.integers(1, 120),
+    crop=st.integers(1, 130),
 )
-def test_tiles_cover_the_axis_and_hold_their_crops(length, size, stride):
+def test_tiles_cover_the_axis_and_hold_their_crops(length, size, stride, crop):
+    stride = min(stride, size)
+    tile = min(size, length)
     starts = tile_starts(length, size, stride)
-    covered = {p for s in starts for p in range(s, s + min(size, length))}
-    assert covered == set(range(length))
-    crop = min(size, length) - stride + 1 if size < length else 5
-    possible = crop_starts(length, size, stride, crop)
-    np.testing.assert_array_equal(possible, np.arange(length - crop + 1))
-    for start in possible[:: max(1, len(possible) // 40)]:
-        tile, within = tile_of(int(start), length, size, stride, crop)
-        assert starts[tile] + within == start
-        assert 0 <= within <= min(size, length) - crop
-    assert len(crop_starts(length, size, stride, size + 1)) == 0
+    assert {p for s in starts for p in range(s, s + tile)} == set(range(length))
+    possible = crop_starts(length, size, stride, crop).tolist()
+    if crop > tile:
+        assert possible == []
+    elif crop <= size - stride + 1 or len(starts) == 1:
+        assert possible == list(range(length - crop + 1))  # every crop of the axis
+    for start in possible:
+        number, within = tile_of(start, length, size, stride, crop)
+        assert starts[number] + within == start
+        assert 0 <= within <= tile - crop
 
 
 @pytest.mark.parametrize("zipped", [False, True])
