@@ -315,10 +315,10 @@ def test_disk_that_fills_up_while_writing(tree, data_dir):
 def test_interrupted_prepare_leaves_nothing(tree, data_dir, how):
     """Stopped in the middle of writing; what a killed run could not remove, the next one does."""
     code = (
-        "import os, sys, time; from tfds_gopro import builders, prepare;"
+        "import os, sys, time; from tfds_gopro import pair_builder, prepare;"
         "from dmphn_jax.errors import run_command;"
-        "old = builders.decode_image;"
-        "builders.decode_image = lambda *a: (os.write(1, b'decoding\\n'), time.sleep(0.5),"
+        "old = pair_builder.decode_image;"
+        "pair_builder.decode_image = lambda *a: (os.write(1, b'decoding\\n'), time.sleep(0.5),"
         " old(*a))[2];"
         "sys.exit(run_command(prepare.main, sys.argv[1:]))"
     )
