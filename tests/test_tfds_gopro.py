@@ -287,6 +287,27 @@ def test_full_disk_is_said_before_and_while_writing(tree, data_dir, monkeypatch)
     assert "are free" in line
 
 
+@pytest.mark.parametrize("when", ["write", "close"])
+def test_refused_writes_are_one_line(tree, data_dir, monkeypatch, when):
+    from array_record.python import array_record_module
+
+    class Refusing:
+        def __init__(self, path, options):
+            Path(path).write_bytes(b"half a file")
+
+        def write(self, record):
+            if when == "write":
+                self.close()
+
+        def close(self):
+            raise RuntimeError("write() failed: No space left on device; writing /x; at byte 7")
+
+    monkeypatch.setattr(array_record_module, "ArrayRecordWriter", Refusing)
+    line = refused(["gopro", "--source", tree[0], *SMALL], data_dir)
+    assert "No space left on device; nothing was kept" in line
+    assert "at byte" not in line
+
+
 def test_disk_that_fills_up_while_writing(tree, data_dir):
     """The kernel refuses the write itself: files of this process may not grow past 64 kB."""
     code = (

@@ -103,7 +103,10 @@ def write_shards(
             for record in records():
                 if stop.is_set():
                     break
-                writer.write(record)
+                try:
+                    writer.write(record)
+                except RuntimeError as error:  # an earlier record could not be written
+                    raise disk_error(path, error) from error
                 count, size = count + 1, size + len(record)
                 with lock:
                     step()
@@ -112,7 +115,7 @@ def write_shards(
                 writer.close()
             raise
         try:
-            writer.close()  # a failed write is reported here
+            writer.close()  # most failed writes are reported only here
         except RuntimeError as error:
             raise disk_error(path, error) from error
         return count, size
