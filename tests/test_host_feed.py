@@ -278,6 +278,26 @@ def test_make_feed_reads_the_config(prepared):
     plain.close()
 
 
+def test_auto_takes_the_resident_feed_where_the_set_fits(prepared, monkeypatch):
+    import jax
+
+    resident_feed = pytest.importorskip("dmphn_jax.data.resident_feed")
+    from dmphn_jax.data import memory
+
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices("cpu")[:1]
+    )
+    options = {"mesh": mesh, "seed": 1, "batch_size": 3, "crop_size": CROP}
+    data = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "auto"}
+    made = make_feed(data, **options)
+    assert isinstance(made, resident_feed.ResidentFeed)
+    made.close()
+    monkeypatch.setattr(memory, "host_free", lambda: 1000)
+    made = make_feed(data, **options)
+    assert isinstance(made, HostFeed)
+    made.close()
+
+
 def test_benchmark_prints_and_writes_its_figures(tmp_path, capsys):
     from dmphn_jax.data import benchmark
 

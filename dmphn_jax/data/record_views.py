@@ -7,7 +7,8 @@ and a crop is the only copy made.
 An ArrayRecord file is a Riegeli file: a sequence of chunks, interrupted by a 24 byte header at
 every 64 KiB. With `group_size:1,uncompressed` a chunk is a 40 byte header, a few bytes of sizes,
 and one record, here a serialized `tf.train.Example`. Anything else is refused by `RecordViews`,
-and the source then goes through the ordinary reader.
+and the source then goes through the ordinary reader. Views do not verify the chunks' hashes, which
+cover whole records; the ordinary reader does.
 """
 
 from __future__ import annotations
