@@ -1,0 +1,101 @@
+"""How much memory a device has left, and a plain line when something will not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dmphn_jax.errors import UserError
+
+
+def host_free() -> int | None:
+    """Returns the bytes this process may still take on the host; None where unknown.
+
+    The machine's available memory or what its control group (a container's limit) leaves,
+    whichever is less.
+    """
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except OSError:
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            # "max" means no limit and is no number.
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(0, min(found)) if found else None
+
+
+def device_free(device: Any) -> int | None:
+    """Returns the bytes a JAX device has left; None where it does not say (as CPU devices)."""
+    try:
+        stats = device.memory_stats() or {}
+    except Exception:  # some backends do not implement it and say so in their own way
+        return None
+    if "bytes_limit" not in stats:
+        return None
+    return max(0, int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)))
+
+
+def gigabytes(count: int) -> str:
+    """Returns a number of bytes for a person: `11.6 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def check_fits(
+    needed: int,
+    devices: Sequence[Any],
+    *,
+    share: float,
+    limit: int | None,
+    what: str,
+    way_out: str,
+) -> None:
+    """Raises UserError unless `needed` bytes fit on each of this process's `devices`.
+
+    Args:
+      needed: bytes per device.
+      devices: this process's JAX devices.
+      share: the part of the free memory that may be taken.
+      limit: bytes per device that may be taken, instead of asking the devices.
+      what: the subject of the message, `the resident feed's 2103 pairs of 1280x720`.
+      way_out: what the user can do, ends the message.
+    """
+
+    def refuse(have: str) -> None:
+        raise UserError(f"{what} need {gigabytes(needed)} {have}; {way_out}")
+
+    if limit is not None:
+        if needed > limit:
+            refuse(f"on each device, over the limit of {gigabytes(limit)}")
+        return
+    on_host = [device for device in devices if device.platform == "cpu"]
+    if on_host:  # CPU devices share the host's memory
+        free = host_free()
+        if free is not None and needed * len(on_host) > share * free:
+            times = f" on each of {len(on_host)} CPU devices" if len(on_host) > 1 else ""
+            refuse(f"of memory{times}; {share:.0%} of the {gigabytes(free)} free may be taken")
+    for device in devices:
+        free = None if device.platform == "cpu" else device_free(device)
+        if free is not None and needed > share * free:
+            refuse(
+                f"on each device; {share:.0%} of the {gigabytes(free)} free on {device} "
+                "may be taken"
+            )

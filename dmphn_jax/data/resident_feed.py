@@ -1,0 +1,295 @@
+"""The resident feed: the whole training set as uint8 in device memory, crops cut in the step.
+
+GoPro's 2103 pairs of 1280x720 are 11.6 GB. Sharded over the mesh's `data` axis they are read
+once; after that a step needs 12 bytes per pair from the host, and several steps can run per
+dispatch. Each device cuts its crops from its own frames: nothing is gathered.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from dmphn_jax.data.base import Feed, Pair, PairSource
+from dmphn_jax.data.deal import Deal
+from dmphn_jax.data.memory import check_fits
+from dmphn_jax.errors import UserError
+
+_CHUNK_BYTES = 64 << 20  # host memory of one transfer
+
+
+class ResidentFeed(Feed):
+    """Holds a source of pairs in device memory and feeds crops of it.
+
+    Batches depend on (seed, step) only: neither on threads, nor on restores, nor on the number
+    of devices and processes. Each epoch takes every pair once, whatever the number of pairs
+    (`dmphn_jax.data.deal.Deal` tells how).
+
+    `resident` is `{"blurry", "sharp"}`, each uint8 (D * rows, H, W, 3) sharded over `data`, where
+    rows is the largest number of pairs on one device. A batch is int32 (n, B, 3): the row within
+    its device's shard, top and left, in pixels.
+
+    Args:
+      source: the pairs; read once, from several threads.
+      mesh: a mesh with a `data` axis; the set is replicated over its other axes.
+      seed: any integer.
+      batch_size: pairs per batch over all processes, a multiple of the `data` axis.
+      crop_size: side of the square crops in pixels.
+      frame_size: (H, W) that holds every frame; by default the largest of eight frames spread
+        over the set. Smaller frames are padded in memory and never cropped beyond their edge.
+      memory_share: the part of the free memory that the set may take; the rest is the step's.
+      memory_limit: bytes the set may take on each device, instead of what the device reports.
+      threads: readers; by default one per core and at most 16.
+      progress: whether to draw a progress bar.
+
+    Raises:
+      UserError: the set does not fit; a frame is smaller than a crop or larger than
+        `frame_size`; the batch does not divide; a pair cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: PairSource,
+        *,
+        mesh: Mesh,
+        seed: int,
+        batch_size: int,
+        crop_size: int,
+        frame_size: tuple[int, int] | None = None,
+        memory_share: float = 0.8,
+        memory_limit: int | None = None,
+        threads: int | None = None,
+        progress: bool = True,
+    ):
+        if "data" not in mesh.axis_names:
+            raise UserError(f"the mesh has axes {mesh.axis_names}; the feed needs one named 'data'")
+        devices = mesh.shape["data"]
+        if batch_size < 1 or batch_size % devices:
+            raise UserError(
+                f"batch size {batch_size} does not divide over {devices} devices; "
+                f"use a multiple of {devices}"
+            )
+        if len(source) == 0:
+            raise UserError("the training set holds no pairs")
+        self.mesh, self.seed = mesh, int(seed)
+        self.batch_size, self.crop_size = batch_size, crop_size
+        self.steps_per_epoch = max(1, len(source) // batch_size)
+        self._deal = Deal(len(source), batch_size, self.seed)
+        self._shares = [self._deal.share(d, devices) for d in range(devices)]
+        self._rows = max(len(share) for share in self._shares)
+        self._step = 0
+        self._sizes: dict[int, np.ndarray] = {}  # shard -> (rows, 2): its frames' (H, W)
+
+        threads = threads or min(16, os.cpu_count() or 1)
+        self.frame_size = frame_size or _largest_size(source, threads)
+        needed = self._rows * int(np.prod(self.frame_size)) * 3 * 2
+        check_fits(
+            needed,
+            [device for device in mesh.devices.flat if device.process_index == jax.process_index()],
+            share=memory_share,
+            limit=memory_limit,
+            what=f"the resident feed's {len(source)} pairs of "
+            f"{self.frame_size[1]}x{self.frame_size[0]}",
+            way_out="use more devices or the host feed (config.data.feed='host')",
+        )
+        self.resident = self._load(source, threads, progress)
+
+    # Loading
+
+    def _load(self, source: PairSource, threads: int, progress: bool) -> dict[str, jax.Array]:
+        shape = (len(self._shares) * self._rows, *self.frame_size, 3)
+        sharding = NamedSharding(self.mesh, P("data"))
+        holders: dict[int, list[jax.Device]] = {}
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            holders.setdefault((index[0].start or 0) // self._rows, []).append(device)
+        total = sum(len(self._shares[shard]) for shard in holders)
+        parts: dict[str, list[jax.Array]] = {"blurry": [], "sharp": []}
+        bar = tqdm(total=total, desc="loading pairs", unit="pair", disable=not progress)
+        with bar, ThreadPoolExecutor(threads, "resident-feed") as pool:
+            for shard, devices in sorted(holders.items()):
+                loaded = self._load_shard(source, shard, devices, pool, threads, bar)
+                for side, arrays in zip(parts, loaded):
+                    parts[side] += arrays
+        return {
+            side: jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+            for side, arrays in parts.items()
+        }
+
+    def _load_shard(
+        self,
+        source: PairSource,
+        shard: int,
+        devices: list[jax.Device],
+        pool: ThreadPoolExecutor,
+        threads: int,
+        bar: tqdm,
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Fills one shard on its devices, chunk by chunk: the host never holds the shard."""
+        height, width = self.frame_size
+        shape = (self._rows, height, width, 3)
+        sides = [[jnp.zeros(shape, jnp.uint8, device=d) for d in devices] for _ in range(2)]
+        sizes = np.zeros((self._rows, 2), np.int64)
+        indices = [int(i) for i in self._deal.line[self._shares[shard]]]
+        chunk = max(1, _CHUNK_BYTES // (height * width * 3))
+        pairs = _read_ahead(source, indices, pool, 2 * threads)
+        start = 0
+        while batch := list(itertools.islice(pairs, chunk)):
+            # Fresh arrays each time: the transfer may still be reading the last ones.
+            host = np.zeros((2, len(batch), height, width, 3), np.uint8)
+            for row, pair in enumerate(batch):
+                h, w = self._checked_size(pair)
+                sizes[start + row] = h, w
+                host[0, row, :h, :w], host[1, row, :h, :w] = pair.blurry, pair.sharp
+                bar.update()
+            for side, frames in zip(sides, host):
+                side[:] = [
+                    _write(array, jax.device_put(frames, device), start)
+                    for array, device in zip(side, devices)
+                ]
+            jax.block_until_ready(sides)  # bounds the chunks in flight
+            start += len(batch)
+        self._sizes[shard] = sizes
+        return sides[0], sides[1]
+
+    def _checked_size(self, pair: Pair) -> tuple[int, int]:
+        _check_pair(pair)
+        h, w = pair.blurry.shape[:2]
+        if min(h, w) < self.crop_size:
+            raise UserError(
+                f"{pair.name}: {w}x{h} is smaller than the crop of "
+                f"{self.crop_size}x{self.crop_size}; leave it out or use smaller crops"
+            )
+        if h > self.frame_size[0] or w > self.frame_size[1]:
+            raise UserError(
+                f"{pair.name}: {w}x{h} is larger than the {self.frame_size[1]}x"
+                f"{self.frame_size[0]} reserved per frame; the resident feed wants frames of one "
+                "size: use the host feed (config.data.feed='host')"
+            )
+        return h, w
+
+    # Feeding
+
+    def next(self, n: int = 1) -> jax.Array:
+        """Returns the places of the next `n` batches' crops, int32 (n, B, 3)."""
+        sharding = NamedSharding(self.mesh, P(None, "data"))
+        shape = (n, self.batch_size, 3)
+        first, self._step = self._step, self._step + n
+        where = np.zeros(shape, np.int32)
+        per_device = self.batch_size // len(self._shares)
+        for step in range(n):
+            fractions = self._deal.fractions(first + step)
+            for shard, sizes in self._sizes.items():  # this process's shards
+                for place in range(shard * per_device, (shard + 1) * per_device):
+                    row = self._deal.take(first + step, place) - self._shares[shard].start
+                    room = sizes[row] - self.crop_size + 1
+                    where[step, place, 0] = row
+                    where[step, place, 1:] = fractions[place] * room
+        return jax.make_array_from_callback(shape, sharding, lambda index: where[index])
+
+    def crops(self, resident: dict[str, jax.Array], batch: jax.Array) -> tuple[Any, Any]:
+        """Cuts one batch's crops on the devices that hold them.
+
+        Args:
+          resident: this feed's `resident`.
+          batch: (B, 3) int32, one of the batches of `next`.
+
+        Returns:
+          (blurry, sharp), uint8 (B, crop, crop, 3), sharded over `data`.
+        """
+        size = (1, self.crop_size, self.crop_size, 3)
+
+        def cut(frames: jax.Array, where: jax.Array) -> jax.Array:
+            def one(place: jax.Array) -> jax.Array:
+                start = (place[0], place[1], place[2], jnp.zeros_like(place[0]))
+                return jax.lax.dynamic_slice(frames, start, size)[0]
+
+            return jax.vmap(one)(where)
+
+        return jax.shard_map(
+            lambda blurry, sharp, where: (cut(blurry, where), cut(sharp, where)),
+            mesh=self.mesh,
+            in_specs=P("data"),
+            out_specs=P("data"),
+        )(resident["blurry"], resident["sharp"], batch)
+
+    def state(self) -> dict[str, Any]:
+        """Returns the position, with what it is a position in."""
+        return {"step": self._step, **self._identity()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to `state`; raises UserError if it belongs to other data or settings."""
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"the saved data position has {name}={state.get(name)!r}, this run "
+                    f"{value!r}; resume with the same data settings or start a new run"
+                )
+        self._step = int(state["step"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "feed": "resident",
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "pairs": self._deal.pairs,
+        }
+
+    def close(self) -> None:
+        """Lets go of the frames; their memory is free once the caller drops `resident` too."""
+        self.resident = None
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(frames: jax.Array, chunk: jax.Array, start: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(frames, chunk, start, axis=0)
+
+
+def _read_ahead(
+    source: PairSource, indices: Sequence[int], pool: ThreadPoolExecutor, window: int
+) -> Iterator[Pair]:
+    """Yields the pairs in order with at most `window` of them decoded ahead of the reader."""
+    waiting: deque = deque()
+    try:
+        for index in indices:
+            waiting.append(pool.submit(source.__getitem__, index))
+            if len(waiting) >= window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _largest_size(source: PairSource, threads: int) -> tuple[int, int]:
+    spread = sorted({int(i) for i in np.linspace(0, len(source) - 1, 8)})
+    with ThreadPoolExecutor(threads) as pool:
+        pairs = list(pool.map(source.__getitem__, spread))
+    for pair in pairs:
+        _check_pair(pair)
+    return tuple(int(n) for n in np.max([pair.blurry.shape[:2] for pair in pairs], axis=0))
+
+
+def _check_pair(pair: Pair) -> None:
+    blurry, sharp = pair.blurry, pair.sharp
+    if blurry.shape != sharp.shape:
+        raise UserError(
+            f"{pair.name}: the blurry image is {blurry.shape[1]}x{blurry.shape[0]} and the sharp "
+            f"one {sharp.shape[1]}x{sharp.shape[0]}; a pair must have one size"
+        )
+    if blurry.dtype != np.uint8 or blurry.ndim != 3 or blurry.shape[-1] != 3:
+        raise UserError(
+            f"{pair.name}: {blurry.dtype} {blurry.shape} is no 8-bit RGB image; convert it"
+        )
