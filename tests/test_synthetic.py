@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from dmphn_jax.data.base import PairSource
+from dmphn_jax.data.psnr import psnr
 from dmphn_jax.data.scenes import layers
 from dmphn_jax.data.scenes.motion import Path, compose
 from dmphn_jax.data.scenes.render import Scene
-from dmphn_jax.data.synthetic import SyntheticScenes, main, psnr
+from dmphn_jax.data.synthetic import SyntheticScenes, main
 from dmphn_jax.errors import UserError, run_command
 
 
@@ -53,7 +54,7 @@ def test_seed_split_and_index_decide():
 
 @pytest.mark.parametrize("side", [128, 256])
 def test_psnr_spreads_as_in_gopro(side):
-    values = [psnr(pair) for pair in SyntheticScenes((side, side), 24, seed=3)]
+    values = [psnr(pair.blurry, pair.sharp) for pair in SyntheticScenes((side, side), 24, seed=3)]
     low, quarter, median, three, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
     assert 17 < low < 23
     assert 20.5 < quarter < 26

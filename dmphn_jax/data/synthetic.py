@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dmphn_jax.data.base import Pair
+from dmphn_jax.data.psnr import psnr
 from dmphn_jax.errors import UserError, run_command
 
 VERSION = 1  # goes up when the same (seed, index) gives other pictures
@@ -127,10 +128,8 @@ def _save(path: Path, pair: np.ndarray) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def psnr(pair: Pair) -> float:
-    """Returns the PSNR of blurry against sharp in dB, both as uint8; inf if they are equal."""
-    error = np.mean((pair.blurry.astype(np.float32) - pair.sharp) ** 2, dtype=np.float64)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+def _psnr(pair: Pair) -> float:
+    return psnr(pair.blurry, pair.sharp)
 
 
 def contact_sheet(pairs: Sequence[Pair], columns: int) -> np.ndarray:
@@ -142,14 +141,14 @@ def contact_sheet(pairs: Sequence[Pair], columns: int) -> np.ndarray:
     import cv2
 
     gap, head = 6, 18
-    ranked = sorted(pairs, key=psnr)
+    ranked = sorted(pairs, key=_psnr)
     height, width = pairs[0].blurry.shape[:2]
     rows = -(-len(pairs) // columns)
     cell = head + 2 * height + gap
     sheet = np.full((rows * cell, columns * (width + gap) - gap, 3), 255, np.uint8)
     for i, pair in enumerate(ranked):
         top, left = i // columns * cell, i % columns * (width + gap)
-        text, font = f"{psnr(pair):.1f} dB", cv2.FONT_HERSHEY_SIMPLEX
+        text, font = f"{_psnr(pair):.1f} dB", cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(sheet, text, (left + 2, top + 13), font, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
         both = np.concatenate([pair.blurry, pair.sharp])
         sheet[top + head : top + head + 2 * height, left : left + width] = both
@@ -187,7 +186,7 @@ def main(argv: list[str]) -> int:
     except (OSError, ValueError) as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{out}: cannot be written ({error})") from None
-    values = [psnr(pair) for pair in pairs]
+    values = [_psnr(pair) for pair in pairs]
     marks = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
     print(f"{out}: {len(pairs)} scenes, blurry against sharp PSNR in dB:")
     print("  least {:.1f}, quartiles {:.1f} {:.1f} {:.1f}, most {:.1f}".format(*marks))
