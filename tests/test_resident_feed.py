@@ -151,6 +151,13 @@ def test_smaller_frames_are_never_cropped_beyond_their_edge():
     check_crops_are_slices(1, 5, 5, sizes)
 
 
+def test_crops_reach_every_place():
+    feed = make(1, 8)
+    places = np.asarray(feed.next(100))[..., 1:].reshape(-1, 2)
+    assert set(places[:, 0]) == set(range(H - CROP + 1))
+    assert set(places[:, 1]) == set(range(W - CROP + 1))
+
+
 def test_several_batches_per_call_equal_one_by_one():
     check_scan_equals_one_by_one(1, 4)
 
@@ -167,10 +174,12 @@ def test_restore_is_exact():
 
 def test_restoring_anothers_position_is_refused():
     state = make(10, 4).state()
-    with pytest.raises(UserError, match="batch_size=4, this run 8"):
+    with pytest.raises(UserError, match="batch_size was 4, now 8"):
         make(10, 8).restore(state)
-    with pytest.raises(UserError, match="pairs=10, this run 11"):
+    with pytest.raises(UserError, match="pairs was 10, now 11"):
         make(11, 4).restore(state)
+    with pytest.raises(UserError, match="feed='host', not 'resident'"):
+        make(10, 4).restore(state | {"feed": "host"})
 
 
 def test_seeds_differ():
@@ -219,6 +228,23 @@ def test_what_does_not_fit_is_said_before_loading():
         make(source=Counting(100), memory_limit=100_000)
     assert Counting.reads <= 8
     make(source=Counting(100), memory_limit=115_200)
+
+
+def test_fits_tells_without_reading_where_sizes_are_known():
+    class Known(Source):
+        def shape(self, i):
+            return self.sizes[i]
+
+        def __getitem__(self, i):
+            raise AssertionError("nothing is to be read")
+
+    source = Known(3, [(H, W), (H, 20), (14, W)])
+    need = 3 * 14 * 20 * 3 * 2
+    options = {"mesh": mesh_of(1), "batch_size": 2}
+    assert ResidentFeed.fits(source, memory_limit=need, **options)
+    assert not ResidentFeed.fits(source, memory_limit=need - 1, **options)
+    with pytest.raises(UserError, match="'data'"):
+        ResidentFeed.fits(source, mesh=Mesh(jax.devices()[:1], ("x",)), batch_size=1)
 
 
 def test_memory_of_devices():

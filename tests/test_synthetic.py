@@ -32,6 +32,7 @@ def test_pairs_are_what_a_source_promises():
         for image in (pair.blurry, pair.sharp):
             assert image.shape == (48, 80, 3)
             assert image.dtype == np.uint8
+    assert scenes.shape(2) == (48, 80)
     with pytest.raises(IndexError):
         scenes[3]
 

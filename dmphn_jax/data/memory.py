@@ -11,6 +11,10 @@ from typing import Any
 from dmphn_jax.errors import UserError
 
 
+class DoesNotFitError(UserError):
+    """Something is larger than the memory it should go to."""
+
+
 def host_free() -> int | None:
     """Returns the bytes this process may still take on the host; None where unknown.
 
@@ -68,7 +72,7 @@ def check_fits(
     what: str,
     way_out: str,
 ) -> None:
-    """Raises UserError unless `needed` bytes fit on each of this process's `devices`.
+    """Raises DoesNotFitError unless `needed` bytes fit on each of this process's `devices`.
 
     Args:
       needed: bytes per device.
@@ -80,7 +84,7 @@ def check_fits(
     """
 
     def refuse(have: str) -> None:
-        raise UserError(f"{what} need {gigabytes(needed)} {have}; {way_out}")
+        raise DoesNotFitError(f"{what} need {gigabytes(needed)} {have}; {way_out}")
 
     if limit is not None:
         if needed > limit:

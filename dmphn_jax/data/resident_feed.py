@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from dmphn_jax.data.base import Feed, Pair, PairSource
 from dmphn_jax.data.deal import Deal
-from dmphn_jax.data.memory import check_fits
+from dmphn_jax.data.memory import DoesNotFitError, check_fits
 from dmphn_jax.errors import UserError
 
 _CHUNK_BYTES = 64 << 20  # host memory of one transfer
+_MEMORY_SHARE = 0.8  # of what is free; the rest is left to the step
 
 
 class ResidentFeed(Feed):
@@ -47,8 +48,9 @@ class ResidentFeed(Feed):
       seed: any integer.
       batch_size: pairs per batch over all processes, a multiple of the `data` axis.
       crop_size: side of the square crops in pixels.
-      frame_size: (H, W) that holds every frame; by default the largest of eight frames spread
-        over the set. Smaller frames are padded in memory and never cropped beyond their edge.
+      frame_size: (H, W) that holds every frame; by default the largest height and width that
+        `source.shape(index)` tells, or those of eight frames spread over the set. Smaller frames
+        are padded in memory and never cropped beyond their edge.
       memory_share: the part of the free memory that the set may take; the rest is the step's.
       memory_limit: bytes the set may take on each device, instead of what the device reports.
       threads: readers; by default one per core and at most 16.
@@ -68,43 +70,43 @@ class ResidentFeed(Feed):
         batch_size: int,
         crop_size: int,
         frame_size: tuple[int, int] | None = None,
-        memory_share: float = 0.8,
+        memory_share: float = _MEMORY_SHARE,
         memory_limit: int | None = None,
         threads: int | None = None,
         progress: bool = True,
     ):
-        if "data" not in mesh.axis_names:
-            raise UserError(f"the mesh has axes {mesh.axis_names}; the feed needs one named 'data'")
-        devices = mesh.shape["data"]
-        if batch_size < 1 or batch_size % devices:
-            raise UserError(
-                f"batch size {batch_size} does not divide over {devices} devices; "
-                f"use a multiple of {devices}"
-            )
         if len(source) == 0:
             raise UserError("the training set holds no pairs")
         self.mesh, self.seed = mesh, int(seed)
         self.batch_size, self.crop_size = batch_size, crop_size
         self.steps_per_epoch = max(1, len(source) // batch_size)
-        self._deal = Deal(len(source), batch_size, self.seed)
-        self._shares = [self._deal.share(d, devices) for d in range(devices)]
+        self._deal, self._shares = _dealt(len(source), mesh, batch_size, self.seed)
         self._rows = max(len(share) for share in self._shares)
         self._step = 0
         self._sizes: dict[int, np.ndarray] = {}  # shard -> (rows, 2): its frames' (H, W)
-
+        self.frame_size = frame_size or _largest_size(source)
+        _check_fits(source, mesh, self._rows, self.frame_size, memory_share, memory_limit)
         threads = threads or min(16, os.cpu_count() or 1)
-        self.frame_size = frame_size or _largest_size(source, threads)
-        needed = self._rows * int(np.prod(self.frame_size)) * 3 * 2
-        check_fits(
-            needed,
-            [device for device in mesh.devices.flat if device.process_index == jax.process_index()],
-            share=memory_share,
-            limit=memory_limit,
-            what=f"the resident feed's {len(source)} pairs of "
-            f"{self.frame_size[1]}x{self.frame_size[0]}",
-            way_out="use more devices or the host feed (config.data.feed='host')",
-        )
         self.resident = self._load(source, threads, progress)
+
+    @staticmethod
+    def fits(
+        source: PairSource,
+        *,
+        mesh: Mesh,
+        batch_size: int,
+        memory_share: float = _MEMORY_SHARE,
+        memory_limit: int | None = None,
+    ) -> bool:
+        """Returns whether the set fits in the memory of this process's devices, unread."""
+        _, shares = _dealt(len(source), mesh, batch_size, 0)
+        rows = max(len(share) for share in shares)
+        try:
+            size = _largest_size(source)
+            _check_fits(source, mesh, rows, size, memory_share, memory_limit)
+        except DoesNotFitError:
+            return False
+        return True
 
     # Loading
 
@@ -175,7 +177,7 @@ class ResidentFeed(Feed):
             raise UserError(
                 f"{pair.name}: {w}x{h} is larger than the {self.frame_size[1]}x"
                 f"{self.frame_size[0]} reserved per frame; the resident feed wants frames of one "
-                "size: use the host feed (config.data.feed='host')"
+                "size: use config.data.feed='host'"
             )
         return h, w
 
@@ -230,11 +232,14 @@ class ResidentFeed(Feed):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes to `state`; raises UserError if it belongs to other data or settings."""
-        for name, value in self._identity().items():
-            if state.get(name) != value:
+        if state.get("feed") != "resident":
+            raise UserError(
+                f"the run was started with config.data.feed={state.get('feed')!r}, not 'resident'"
+            )
+        for name, now in self._identity().items():
+            if state.get(name) != now:
                 raise UserError(
-                    f"the saved data position has {name}={state.get(name)!r}, this run "
-                    f"{value!r}; resume with the same data settings or start a new run"
+                    f"the run cannot go on where it was: {name} was {state.get(name)}, now {now}"
                 )
         self._step = int(state["step"])
 
@@ -244,6 +249,7 @@ class ResidentFeed(Feed):
             "seed": self.seed,
             "batch_size": self.batch_size,
             "pairs": self._deal.pairs,
+            "crop_size": self.crop_size,
         }
 
     def close(self) -> None:
@@ -273,13 +279,50 @@ def _read_ahead(
             future.cancel()
 
 
-def _largest_size(source: PairSource, threads: int) -> tuple[int, int]:
-    spread = sorted({int(i) for i in np.linspace(0, len(source) - 1, 8)})
-    with ThreadPoolExecutor(threads) as pool:
-        pairs = list(pool.map(source.__getitem__, spread))
-    for pair in pairs:
-        _check_pair(pair)
-    return tuple(int(n) for n in np.max([pair.blurry.shape[:2] for pair in pairs], axis=0))
+def _dealt(pairs: int, mesh: Mesh, batch_size: int, seed: int) -> tuple[Deal, list[range]]:
+    """Returns how the pairs are dealt, and each device's share of the line."""
+    if "data" not in mesh.axis_names:
+        raise UserError(f"the mesh has axes {mesh.axis_names}; the feed needs one named 'data'")
+    devices = mesh.shape["data"]
+    if batch_size < 1 or batch_size % devices:
+        raise UserError(
+            f"batch size {batch_size} does not divide over {devices} devices; "
+            f"use a multiple of {devices}"
+        )
+    deal = Deal(pairs, batch_size, seed)
+    return deal, [deal.share(device, devices) for device in range(devices)]
+
+
+def _check_fits(
+    source: PairSource,
+    mesh: Mesh,
+    rows: int,
+    frame_size: tuple[int, int],
+    share: float,
+    limit: int | None,
+) -> None:
+    height, width = frame_size
+    check_fits(
+        rows * height * width * 3 * 2,
+        [device for device in mesh.devices.flat if device.process_index == jax.process_index()],
+        share=share,
+        limit=limit,
+        what=f"the resident feed's {len(source)} pairs of {width}x{height}",
+        way_out="use more devices or config.data.feed='host'",
+    )
+
+
+def _largest_size(source: PairSource) -> tuple[int, int]:
+    """Returns the (H, W) that holds every frame, or eight of them if sizes are not known."""
+    if hasattr(source, "shape"):  # sources that know their sizes without decoding
+        sizes = [source.shape(index) for index in range(len(source))]
+    else:
+        sizes = []
+        for index in sorted({int(i) for i in np.linspace(0, len(source) - 1, 8)}):
+            pair = source[index]
+            _check_pair(pair)
+            sizes.append(pair.blurry.shape[:2])
+    return tuple(int(n) for n in np.max(sizes, axis=0))
 
 
 def _check_pair(pair: Pair) -> None:

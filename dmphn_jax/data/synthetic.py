@@ -79,6 +79,11 @@ class SyntheticScenes(Sequence):
     def __len__(self) -> int:
         return len(self.names)
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """Returns the (H, W) of pair `index` without rendering it."""
+        del index
+        return self.size
+
     def __getitem__(self, index: int) -> Pair:
         """Renders pair `index` (or reads it from the cache): uint8 (H, W, 3) twice."""
         name = self.names[index]  # an IndexError beyond the end, as iteration expects
