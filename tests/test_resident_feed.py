@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -129,16 +131,65 @@ def eight_devices():
 
 
 def test_eight_devices_and_one_feed_the_same():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.test_resident_feed import *; eight_devices()"],
+    process = start("eight_devices()", 8)
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert json.loads(out.splitlines()[-1]) == batches_digest(1)
+
+
+def one_of_two_processes(port, process):
+    """Runs in each of two processes with 4 devices each: prints its rows of every batch."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+    try:
+        source, read = Source(21), []
+        real = Source.__getitem__
+        source.shape = lambda i: (H, W)
+        Source.__getitem__ = lambda self, i: read.append(i) or real(self, i)
+        feed = ResidentFeed(
+            source, mesh=mesh_of(8), seed=7, batch_size=8, crop_size=CROP, progress=False
+        )
+        # Its own half; neighbouring devices may share a pair.
+        assert len(set(read)) <= 12
+        assert len(read) <= 16
+        total = jax.jit(
+            lambda resident, batches: jax.lax.map(
+                lambda b: feed.crops(resident, b)[0].astype(np.int32).sum((1, 2, 3)), batches
+            ),
+        )
+        sums = total(feed.resident, feed.next(6))
+        rows = {
+            place.index[1].start: np.asarray(place.data)[:, 0].tolist()
+            for place in sums.addressable_shards
+        }
+        print(json.dumps(rows))
+    finally:
+        jax.distributed.shutdown()
+
+
+def test_two_processes_hold_their_shares_and_feed_the_same():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [start(f"one_of_two_processes({port}, {process})", 4) for process in range(2)]
+    rows = {}
+    for process in running:
+        out, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        rows |= {int(row): sums for row, sums in json.loads(out.splitlines()[-1]).items()}
+    assert np.array([rows[row] for row in range(8)]).T.tolist() == batches_digest(1)
+
+
+def start(call, devices):
+    """Starts a Python process with `devices` CPU devices that runs a function of this module."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from tests.test_resident_feed import *; {call}"],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        capture_output=True,
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == batches_digest(1)
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(4, 12), (4, 9)])
