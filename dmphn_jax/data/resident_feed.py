@@ -118,7 +118,9 @@ class ResidentFeed(Feed):
             holders.setdefault((index[0].start or 0) // self._rows, []).append(device)
         total = sum(len(self._shares[shard]) for shard in holders)
         parts: dict[str, list[jax.Array]] = {"blurry": [], "sharp": []}
-        bar = tqdm(total=total, desc="loading pairs", unit="pair", disable=not progress)
+        bar = tqdm(
+            total=total, desc="loading pairs", unit="pair", disable=None if progress else True
+        )
         with bar, ThreadPoolExecutor(threads, "resident-feed") as pool:
             for shard, devices in sorted(holders.items()):
                 loaded = self._load_shard(source, shard, devices, pool, threads, bar)
@@ -146,11 +148,10 @@ class ResidentFeed(Feed):
         indices = [int(i) for i in self._deal.line[self._shares[shard]]]
         chunk = max(1, _CHUNK_BYTES // (height * width * 3))
         pairs = _read_ahead(source, indices, pool, 2 * threads)
-        start = 0
-        while batch := list(itertools.islice(pairs, chunk)):
-            # Fresh arrays each time: the transfer may still be reading the last ones.
-            host = np.zeros((2, len(batch), height, width, 3), np.uint8)
-            for row, pair in enumerate(batch):
+        for start in range(0, len(indices), chunk):
+            count = min(chunk, len(indices) - start)
+            host = np.zeros((2, count, height, width, 3), np.uint8)
+            for row, pair in enumerate(itertools.islice(pairs, count)):
                 h, w = self._checked_size(pair)
                 sizes[start + row] = h, w
                 host[0, row, :h, :w], host[1, row, :h, :w] = pair.blurry, pair.sharp
@@ -161,7 +162,6 @@ class ResidentFeed(Feed):
                     for array, device in zip(side, devices)
                 ]
             jax.block_until_ready(sides)  # bounds the chunks in flight
-            start += len(batch)
         self._sizes[shard] = sizes
         return sides[0], sides[1]
 
