@@ -39,7 +39,7 @@ def background(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
         (width, height),
         interpolation=cv2.INTER_CUBIC,
     )
-    return image * cv2.merge([shade] * 3)
+    return image * textures.three(shade)
 
 
 def _ground(rng: Rng, height: int, width: int) -> np.ndarray:
@@ -47,8 +47,8 @@ def _ground(rng: Rng, height: int, width: int) -> np.ndarray:
     angle = rng.uniform(0, 2 * np.pi)
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(np.cos(angle))
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32) * np.float32(np.sin(angle))
-    ramp = np.clip(0.5 + x[None, :, None] + y[:, None, None], 0, 1)
-    base = first + ramp * (second - first)
+    ramp = np.clip(0.5 + x[None, :] + y[:, None], 0, 1)
+    base = textures.between(ramp, first, second)
     return textures.mottled(
         rng, height, width, base, rng.uniform(0.05, 0.25), rng.uniform(0.5, 0.9)
     )
@@ -62,7 +62,7 @@ def _area(rng: Rng, image: np.ndarray, scale: float) -> None:
     top, left = max(top, 0), max(left, 0)
     h, w = min(h, height - top), min(w, width - left)
     texture = textures.surface(rng, h, w, scale)
-    alpha = _outline(rng, h, w, margin=0.25)[..., None]
+    alpha = textures.three(_outline(rng, h, w, margin=0.25))
     part = image[top : top + h, left : left + w]
     part += alpha * (texture - part)
 
@@ -93,8 +93,10 @@ def _detail(rng: Rng, image: np.ndarray, scale: float) -> None:
         place = (int(x - width / 6), int(y))
         cv2.putText(mask, word, place, cv2.FONT_HERSHEY_DUPLEX, size, 255, thickness, cv2.LINE_AA)
     left, top, w, h = cv2.boundingRect(mask)
+    if not w:
+        return  # drawn beyond the picture
     part = image[top : top + h, left : left + w]
-    alpha = mask[top : top + h, left : left + w, None].astype(np.float32) / 255
+    alpha = textures.three(mask[top : top + h, left : left + w] * np.float32(1 / 255))
     part += alpha * (np.array(ink, np.float32) - part)
 
 
@@ -112,7 +114,7 @@ def _outline(rng: Rng, height: int, width: int, margin: float) -> np.ndarray:
         points = np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None] * 0.5 + 0.5
         points *= (width - 1, height - 1)
     cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 255, cv2.LINE_AA)
-    return mask.astype(np.float32) / 255
+    return mask * np.float32(1 / 255)
 
 
 def sprite(rng: Rng, size: int, scale: float) -> np.ndarray:
@@ -122,9 +124,9 @@ def sprite(rng: Rng, size: int, scale: float) -> np.ndarray:
     h, w = (max(4, int(inner * rng.uniform(0.5, 1.0))) for _ in range(2))
     texture = textures.surface(rng, h, w, scale)
     texture = texture * np.linspace(*rng.uniform(0.7, 1.2, 2), w, dtype=np.float32)[None, :, None]
-    alpha = _outline(rng, h, w, margin=0.15)[..., None]
+    alpha = _outline(rng, h, w, margin=0.15)
     out = np.zeros((size, size, 4), np.float32)
     top, left = (size - h) // 2, (size - w) // 2
-    out[top : top + h, left : left + w, :3] = to_linear(texture) * alpha
-    out[top : top + h, left : left + w, 3:] = alpha
+    out[top : top + h, left : left + w, :3] = to_linear(texture) * textures.three(alpha)
+    out[top : top + h, left : left + w, 3] = alpha
     return out

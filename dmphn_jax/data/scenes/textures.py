@@ -55,7 +55,7 @@ def mottled(
 ) -> np.ndarray:
     """Returns a surface of one colour with noise on it: plaster, asphalt, cloud, foliage."""
     noise = 1 + np.float32(contrast) * fractal_noise(rng, height, width, roughness)
-    return base * cv2.merge([noise] * 3)
+    return base * three(noise)
 
 
 def _coordinates(rng: Rng, height: int, width: int, tilt: float) -> tuple[np.ndarray, np.ndarray]:
@@ -75,8 +75,8 @@ def grating(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
     if rng.random() < 0.4:
         phase = phase * (1 + np.float32(rng.uniform(0.2, 0.8)) * u / max(height, width))
     wave = np.sin(2 * np.float32(np.pi) * phase)
-    wave = np.clip(0.5 + wave * np.float32(rng.choice([0.5, 2.0, 4.0])), 0, 1)[..., None]
-    return _between(wave, colour(rng), colour(rng))
+    wave = np.clip(0.5 + wave * np.float32(rng.choice([0.5, 2.0, 4.0])), 0, 1)
+    return between(wave, colour(rng), colour(rng))
 
 
 def checker(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
@@ -84,7 +84,7 @@ def checker(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
     u, v = _coordinates(rng, height, width, np.pi / 4)
     period = rng.uniform(6, 24) * scale
     odd = (np.floor(u / period) + np.floor(v / period)) % 2
-    return _between(odd[..., None], colour(rng), colour(rng))
+    return between(odd, colour(rng), colour(rng))
 
 
 def facade(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
@@ -101,8 +101,9 @@ def facade(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
     inside = ((u / across - column) > gap) & ((v / down - row) > gap)
     light = rng.uniform(0.75, 1.15, 256) if bricks else rng.uniform(0.4, 1.3, 256)
     cell = (row.astype(np.int32) * 31 + column.astype(np.int32) * 17) & 255
-    shade = light.astype(np.float32)[cell][..., None]
-    return np.where(inside[..., None], colour(rng) * shade, colour(rng, (0.3, 0.9)))
+    shade = light.astype(np.float32)[cell]
+    front, frame = colour(rng), colour(rng, (0.3, 0.9))
+    return cv2.merge([np.where(inside, a * shade, b) for a, b in zip(front, frame)])
 
 
 def lettering(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
@@ -110,8 +111,6 @@ def lettering(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
     ground, ink = colour(rng), colour(rng)
     if abs(float(ground.mean() - ink.mean())) < 80:
         ink = np.float32(245) - ground if rng.random() < 0.5 else ink * np.float32(0.2)
-    image = np.empty((height, width, 3), np.float32)
-    image[:] = ground
     mask = np.zeros((height, width), np.uint8)
     line_height = rng.uniform(9, 44) * scale
     font, size = int(rng.choice(_FONTS)), line_height / 36
@@ -122,7 +121,7 @@ def lettering(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
         x = int(rng.uniform(-line_height, line_height))
         cv2.putText(mask, words, (x, int(y)), font, size, 255, thickness, cv2.LINE_AA)
         y += 1.5 * line_height
-    return _between(mask[..., None].astype(np.float32) / 255, image, ink)
+    return between(mask * np.float32(1 / 255), ground, ink)
 
 
 def plain(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
@@ -138,5 +137,12 @@ def surface(rng: Rng, height: int, width: int, scale: float) -> np.ndarray:
     return kind(rng, height, width, scale)
 
 
-def _between(weight: np.ndarray, zero: np.ndarray, one: np.ndarray) -> np.ndarray:
-    return zero + weight.astype(np.float32) * (one - zero)
+def three(plane: np.ndarray) -> np.ndarray:
+    """Returns a plane (H, W) as an image (H, W, 3), many times faster to compute with in numpy."""
+    return cv2.merge([plane] * 3)
+
+
+def between(weight: np.ndarray, zero: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Returns the image (H, W, 3) that goes from colour `zero` to `one` with `weight` (H, W)."""
+    weight = weight.astype(np.float32)
+    return cv2.merge([a + weight * (b - a) for a, b in zip(zero, one)])
