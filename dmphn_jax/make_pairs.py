@@ -248,12 +248,12 @@ def _one_video(
                     "count": len(window.frames),
                     "seconds": round(sharp.time, 4),
                 }
+                pairs.append(pair)
                 if writers:
                     blurry = average([frame.image for frame in window.frames], args.gamma)
                     value = psnr(blurry, sharp.image)
                     pair["psnr"] = round(value, 2) if value < 1e9 else None  # no inf in JSON
                     writers.put(pair["name"], blurry, sharp.image)
-                pairs.append(pair)
                 if len(pairs) == args.max_pairs:
                     break
             if writers:
@@ -290,7 +290,10 @@ def _run_video(path: Path, args: argparse.Namespace, manifest: Manifest) -> bool
     try:
         notes, damaged = _one_video(video, name, args, entry)
     except KeyboardInterrupt:
-        manifest.put(entry, write=not args.dry_run)  # its pairs so far are whole
+        # The pairs so far are whole; the last one may not have come to be written.
+        blurry = args.output / "blurry"
+        entry["pairs"] = [p for p in entry["pairs"] if (blurry / f"{p['name']}.png").exists()]
+        manifest.put(entry, write=not args.dry_run)
         raise
     except BaseException as error:
         if not args.dry_run:

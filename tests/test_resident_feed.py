@@ -213,6 +213,14 @@ def test_several_batches_per_call_equal_one_by_one():
     check_scan_equals_one_by_one(1, 4)
 
 
+def test_feeding_transfers_nothing_unasked():
+    feed = make(10, 4)
+    cut = jax.jit(lambda resident, batches: feed.crops(resident, batches[0]))
+    cut(feed.resident, feed.next())
+    with jax.transfer_guard("disallow"):
+        cut(feed.resident, feed.next())
+
+
 def test_restore_is_exact():
     feed, other = make(10, 4), make(10, 4)
     feed.next(5)

@@ -198,7 +198,10 @@ class ResidentFeed(Feed):
                     room = sizes[row] - self.crop_size + 1
                     where[step, place, 0] = row
                     where[step, place, 1:] = fractions[place] * room
-        return jax.make_array_from_callback(shape, sharding, lambda index: where[index])
+        # An explicit transfer per device, which a transfer guard lets pass.
+        places = sharding.addressable_devices_indices_map(shape)
+        parts = [jax.device_put(where[index], device) for device, index in places.items()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
     def crops(self, resident: dict[str, jax.Array], batch: jax.Array) -> tuple[Any, Any]:
         """Cuts one batch's crops on the devices that hold them.
