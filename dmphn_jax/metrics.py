@@ -47,18 +47,7 @@ def psnr(images: Array, sharp: Array) -> Array:
 
 def ssim_matlab(images: Array, sharp: Array) -> Array:
     """Returns MATLAB's SSIM of each image as a 3-D array: the convention of the paper's tables."""
-    mix = _replicated_channel_filter(images.shape[-1])
-
-    def window(maps: Array) -> Array:
-        pad = ((0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS), (0, 0))
-        maps = _filter(_filter(jnp.pad(maps, pad, mode="edge"), 1), 2)
-        # A (3, 3) product written out: as a matrix product a TPU would round it to bfloat16.
-        return jnp.stack(
-            [sum(mix[i, j] * maps[..., j] for j in range(len(mix))) for i in range(len(mix))],
-            axis=-1,
-        )
-
-    return _ssim(images, sharp, window)
+    return _matlab(_moments(images, sharp))
 
 
 def ssim_skimage(images: Array, sharp: Array) -> Array:
@@ -66,10 +55,7 @@ def ssim_skimage(images: Array, sharp: Array) -> Array:
 
     Raises ValueError for images smaller than the window, 11 x 11.
     """
-    if min(images.shape[1:3]) < 2 * RADIUS + 1:
-        H, W = images.shape[1:3]
-        raise ValueError(f"SSIM needs images of at least 11 x 11 pixels, not {H} x {W}")
-    return _ssim(images, sharp, lambda maps: _filter(_filter(maps, 1), 2))
+    return _skimage(_moments(images, sharp))
 
 
 # What a report holds of an image, in this order.
@@ -88,7 +74,12 @@ TITLES = {
 
 def all_metrics(images: Array, sharp: Array) -> dict[str, Array]:
     """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,)."""
-    return {name: metric(images, sharp) for name, metric in METRICS.items()}
+    moments = _moments(images, sharp)  # most of the work, the same for both conventions
+    return {
+        "psnr": psnr(images, sharp),
+        "ssim_matlab": _matlab(moments),
+        "ssim_skimage": _skimage(moments),
+    }
 
 
 _jitted = jax.jit(all_metrics)
@@ -138,15 +129,39 @@ def _replicated_channel_filter(channels: int) -> np.ndarray:
     return mix
 
 
-def _ssim(images: Array, sharp: Array, window: Callable[[Array], Array]) -> Array:
-    # Variances do not change when a constant is subtracted first, and float32 squares of
-    # -128..127 keep two more bits than those of 0..255.
+def _moments(images: Array, sharp: Array) -> Array:
+    """Returns the windowed means of x, y, x^2, y^2 and xy in each channel, (5, B, H, W, 3).
+
+    Borders are replicated. From x and y a constant has been subtracted, which changes no
+    variance: float32 squares of -128..127 keep two more bits than those of 0..255.
+    """
     x = _eight_bit(images).astype(jnp.float32) - _CENTRE
     y = _eight_bit(sharp).astype(jnp.float32) - _CENTRE
-    mean_x, mean_y = window(x), window(y)
-    var_x = window(x * x) - mean_x * mean_x
-    var_y = window(y * y) - mean_y * mean_y
-    covariance = window(x * y) - mean_x * mean_y
+    maps = jnp.stack([x, y, x * x, y * y, x * y])
+    pad = ((0, 0), (0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS), (0, 0))
+    return _filter(_filter(jnp.pad(maps, pad, mode="edge"), 2), 3)
+
+
+def _matlab(moments: Array) -> Array:
+    mix = _replicated_channel_filter(moments.shape[-1])
+    channels = range(len(mix))
+    # A (3, 3) product written out: as a matrix product a TPU would round it to bfloat16.
+    mixed = [sum(mix[i, j] * moments[..., j] for j in channels) for i in channels]
+    return _mean_ssim(jnp.stack(mixed, axis=-1))
+
+
+def _skimage(moments: Array) -> Array:
+    H, W = moments.shape[2:4]
+    if min(H, W) < 2 * RADIUS + 1:
+        raise ValueError(f"SSIM needs images of at least 11 x 11 pixels, not {H} x {W}")
+    # Inside the border nothing of the padding was seen.
+    return _mean_ssim(moments[:, :, RADIUS:-RADIUS, RADIUS:-RADIUS])
+
+
+def _mean_ssim(moments: Array) -> Array:
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = moments
+    var_x, var_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
+    covariance = mean_xy - mean_x * mean_y
     mean_x, mean_y = mean_x + _CENTRE, mean_y + _CENTRE
     ssim_map = ((2 * mean_x * mean_y + C1) * (2 * covariance + C2)) / (
         (mean_x * mean_x + mean_y * mean_y + C1) * (var_x + var_y + C2)

@@ -380,6 +380,7 @@ def test_what_is_no_report_is_one_line(tmp_path, content):
 
 @pytest.fixture
 def pairs(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # leave the user's alone
     source = Pairs(videos=2)
     opened = []
 
