@@ -38,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--split", default="test", help="test (default) or train")
     add("--data-dir", metavar="DIR", help="where the prepared datasets lie")
+    add("--blur", choices=("blur", "blur_gamma"), help="GoPro's blurry side; the paper's is blur")
+    add(
+        "--su-frames",
+        action="store_true",
+        help="video_deblurring: the 30 frames per video that Su et al. score, not all",
+    )
     add("--limit", type=_count, metavar="N", help="score N pairs only, spread evenly over the set")
     add("--synthetic-size", type=_size, metavar="HxW", help="size of synthetic scenes")
     add("--synthetic-count", type=_count, metavar="N", help="number of synthetic scenes")
@@ -66,14 +72,18 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.runtime import cache_compilations
 
     check_checkpoints(args.checkpoints, args.stages)  # before any hour of work
-    options: dict[str, Any] = {}
-    if args.data_dir:
-        options["data_dir"] = args.data_dir
-    for name, value in (("size", args.synthetic_size), ("count", args.synthetic_count)):
-        if value is not None:
-            if args.data != "synthetic":
-                raise UserError(f"--synthetic-{name} needs --data synthetic")
-            options[name] = value
+    options = {
+        "data_dir": args.data_dir,
+        "blur": args.blur,
+        "size": args.synthetic_size,
+        "count": args.synthetic_count,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in {"size", "count"} & set(options):
+        if args.data != "synthetic":
+            raise UserError(f"--synthetic-{name} needs --data synthetic")
+    if args.su_frames and args.data != "video_deblurring":
+        raise UserError("--su-frames needs --data video_deblurring")
     devices = jax.local_devices()
     if (args.devices or 0) > len(devices):
         raise UserError(f"--devices {args.devices}: this machine has {len(devices)}")
@@ -86,6 +96,8 @@ def main(argv: list[str]) -> int:
         source,
         data=args.data,
         split=args.split,
+        options={k: v for k, v in options.items() if k != "data_dir"},
+        su_frames=args.su_frames,
         limit=args.limit,
         stages=args.stages,
         ensemble=args.ensemble,
@@ -118,6 +130,8 @@ def evaluate_checkpoints(
     *,
     data: str,
     split: str = "test",
+    options: dict[str, Any] | None = None,
+    su_frames: bool = False,
     limit: int | None = None,
     stages: int | None = None,
     ensemble: bool = False,
@@ -132,8 +146,9 @@ def evaluate_checkpoints(
 ) -> dict[str, Any]:
     """Scores the blurry input and every checkpoint on a source; returns the report.
 
-    Arguments are those of the command, which `--help` explains; `data` is the source's name for
-    the report and for the results file. Reports are written after every checkpoint.
+    Arguments are those of the command, which `--help` explains. `data`, `split` and `options` are
+    what the source was opened with: the report tells them, and results that are kept in `folder`
+    belong to them. Reports are written after every checkpoint.
     """
     import jax
 
@@ -144,7 +159,8 @@ def evaluate_checkpoints(
     devices = list(devices or jax.local_devices())
     run = EvaluationRun(
         source,
-        data={"name": data, "split": split},
+        data={"name": data, "split": split, **(options or {})},
+        indices=su_frames_of(source.names) if su_frames else None,
         limit=limit,
         devices=devices,
         batch_size=batch_size,
@@ -160,6 +176,20 @@ def evaluate_checkpoints(
         if per_image:
             report.write_file(per_image, report.per_image_csv(run.results))
     return run.report()
+
+
+def su_frames_of(names: Sequence[str]) -> list[int]:
+    """Returns the indices of the frames that Su et al. score, 30 of each video of 100."""
+    from tfds_gopro.splits import video_deblurring_scored_frames
+
+    videos: dict[str, list[int]] = {}
+    for index, name in sorted(enumerate(names), key=lambda item: item[1]):
+        videos.setdefault(name.rpartition("/")[0], []).append(index)
+    return sorted(
+        frames[position]
+        for frames in videos.values()
+        for position in video_deblurring_scored_frames(len(frames))
+    )
 
 
 def _count(text: str) -> int:

@@ -48,7 +48,8 @@ class EvaluationRun:
         self,
         source: PairSource,
         *,
-        data: dict[str, str],
+        data: dict[str, Any],
+        indices: Sequence[int] | None = None,
         limit: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         batch_size: int | None = None,
@@ -56,9 +57,22 @@ class EvaluationRun:
         save_images: str | os.PathLike[str] | None = None,
         command: str = "",
     ) -> None:
-        """Takes the source, its {"name", "split"}, and how to go over it."""
+        """Takes a source and how to go over it.
+
+        Args:
+          source: the pairs.
+          data: {"name", "split"} and the options it was opened with, plain JSON values.
+          indices: the pairs to score; all by default.
+          limit: score so many of them only, spread evenly.
+          devices: those that share a batch; all local ones by default.
+          batch_size: images per batch; one per device by default.
+          folder: of `results.jsonl` and of the reports; nothing is kept without it.
+          save_images: folder of the outputs; they are not saved without it.
+          command: for the report.
+        """
         self.source = source
-        self.indices = subset(len(source), limit)
+        indices = range(len(source)) if indices is None else indices
+        self.indices = [indices[i] for i in subset(len(indices), limit)]
         self.devices = list(devices or jax.local_devices())
         self.batch_size = batch_size
         self.folder = Path(folder) if folder else None
@@ -68,7 +82,10 @@ class EvaluationRun:
         self._data = data
         self._command = command
         self._names = [str(name) for name in source.names]
+        where = Path(data["name"]).expanduser()  # a folder's name depends on where one stands
         self._identity = {**data, "names": key_of(names=self._names)}
+        if where.exists():
+            self._identity["name"] = str(where.resolve())
         self._file = ResultsFile(self.folder / "results.jsonl") if self.folder else None
         if self._file and self._file.damaged:
             self._say(f"{self._file.path}: {self._file.damaged} unreadable lines, scored again")

@@ -18,6 +18,8 @@ from dmphn_jax.models import ModelConfig, parameter_count, zoo
 FORMAT = 1
 BLURRY = "blurry input"
 
+_DATA_FIELDS = ("name", "split", "images", "of")
+
 # Table 3: PSNR (dB) on VideoDeblurring's test videos #1..#10 and the mean as printed, by models
 # trained on GoPro. (The stacks' ten values average 0.08 less than the mean the paper prints.)
 TABLE_3: dict[str, tuple[float, ...]] = {
@@ -113,19 +115,16 @@ def label_of(config: ModelConfig, stages: int | None = None, options: dict | Non
     return ", ".join(parts)
 
 
-def video_numbers(blurry: dict[str, float]) -> dict[str, int]:
-    """Returns the paper's numbers #1..#10 of VideoDeblurring's test videos, as far as they show.
+def video_number(video: str) -> int | None:
+    """Returns which of Table 3's #1..#10 a test video of VideoDeblurring is; None if none.
 
-    The paper does not name its videos. A video is the one whose blurry PSNR in Table 3 is within
-    0.03 dB of its own, when that holds of no other (no two in the table are closer than 0.07).
+    The order is the one the dataset's author published. The paper names no videos, but its row of
+    input PSNRs follows that order, and so should the blurry input's row of a report.
     """
-    numbers: dict[str, int] = {}
-    for video, psnr in blurry.items():
-        near = [n for n, known in enumerate(TABLE_3[BLURRY][:10], 1) if abs(known - psnr) <= 0.03]
-        if len(near) == 1:
-            numbers[video] = near[0]
-    counts = list(numbers.values())
-    return {video: n for video, n in numbers.items() if counts.count(n) == 1}
+    from tfds_gopro.splits import VIDEO_DEBLURRING_TEST
+
+    order = VIDEO_DEBLURRING_TEST
+    return order.index(video) + 1 if video in order else None
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -135,7 +134,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [f"# Evaluation on {data['name']}", ""]
     total = data["images"]
     of = f" of {data['of']}" if data["of"] != total else ""
-    lines += [f"{total}{of} pairs of the split `{data['split']}`, {report['date']}.", ""]
+    options = "".join(f", {k} {data[k]}" for k in data if k not in _DATA_FIELDS)
+    lines += [f"{total}{of} pairs of the split `{data['split']}`{options}, {report['date']}.", ""]
     lines += [_main_table(report["rows"], videos), ""]
     if videos:
         lines += ["PSNR (dB) per video, the paper's (Table 3) in brackets:", ""]
@@ -178,14 +178,12 @@ def _main_table(rows: Sequence[dict[str, Any]], videos: bool) -> str:
 
 
 def _video_table(rows: Sequence[dict[str, Any]]) -> str:
-    blurry = next((r for r in rows if r["label"] == BLURRY), None)
-    numbers = video_numbers({v: m["psnr"] for v, m in blurry["videos"].items()}) if blurry else {}
-    names = list(dict.fromkeys(video for r in rows for video in r["videos"]))
-    names.sort(key=lambda video: numbers.get(video, 99))
+    numbers = {video: video_number(video) for r in rows for video in r["videos"]}
+    names = sorted(numbers, key=lambda video: numbers[video] or len(TABLE_3[BLURRY]))
     header = ["video"] + [r["label"] for r in rows]
     cells = []
     for name in names:
-        number = numbers.get(name)
+        number = numbers[name]
         line = [f"{name} (#{number})" if number else name]
         for r in rows:
             text = _number(r["videos"].get(name, {}).get("psnr"), 2)
@@ -203,13 +201,14 @@ def _video_table(rows: Sequence[dict[str, Any]]) -> str:
 def _remarks(report: dict[str, Any], videos: bool) -> list[str]:
     lines = [NOTES, ""]
     data = report["data"]
-    complete = data["name"] == "gopro" and data["split"] == "test" and data["images"] == 1111
+    complete = (data["name"], data["split"], data["images"]) == ("gopro", "test", 1111)
+    complete = complete and data.get("blur", "blur") == "blur"
     if videos:
         lines += ["Means are over the videos' means, as in Table 3.", ""]
         if data["of"] != data["images"]:
             lines += ["The paper's figures are of every frame.", ""]
     elif not complete:
-        lines += ["The paper's figures are of all 1111 GoPro test pairs: other images.", ""]
+        lines += ["The paper's figures are of GoPro's 1111 test pairs (`blur`): other images.", ""]
     if any((r["paper"] or {}).get("trained_apart") for r in report["rows"]):
         lines += ["\\* of a stack of that depth, trained by itself.", ""]
     for r in report["rows"]:

@@ -23,6 +23,7 @@ from dmphn_jax.evaluation_run import EvaluationRun, subset
 from dmphn_jax.inference import Deblurrer
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.results import ResultsFile
+from tfds_gopro.splits import VIDEO_DEBLURRING_TEST
 
 SIZE = (24, 32)
 TINY = ModelConfig("dmphn", "1", stages=2, width=2)
@@ -265,6 +266,28 @@ def test_unwritable_folder_is_one_line(tmp_path):
         ResultsFile(tmp_path / "file" / "results.jsonl")
 
 
+def test_options_of_the_data_are_part_of_the_key(tmp_path):
+    def read_by(**options):
+        source = Pairs()
+        data = {"name": "gopro", "split": "test", **options}
+        with EvaluationRun(source, data=data, folder=tmp_path, indices=[4, 1]) as run:
+            run.score(report.BLURRY, Blurry())
+        return sorted(source.read)
+
+    assert read_by() == [1, 4]
+    assert read_by() == []
+    assert read_by(blur="blur_gamma") == [1, 4]
+
+
+def test_frames_that_su_et_al_score():
+    names = [f"{video}/{frame:05d}" for frame in range(100) for video in "ba"]
+    indices = evaluate.su_frames_of(names)
+    assert len(indices) == 60
+    frames = [int(names[i].split("/")[1]) for i in indices if names[i][0] == "a"]
+    assert frames[:3] == [1, 4, 7]
+    assert frames[-1] == 96
+
+
 # --- the report ---
 
 
@@ -329,11 +352,9 @@ def test_rows_stand_beside_the_papers_figures():
 
 
 def test_videos_stand_beside_table_3():
-    blurry = dict(zip("abcdefghij", report.TABLE_3[report.BLURRY][:10], strict=True))
-    blurry["e"] += 0.02  # another JPEG decoder
-    blurry["j"] += 1.0  # not the paper's video
-    numbers = report.video_numbers(blurry)
-    assert numbers == {name: i for i, name in enumerate("abcdefghi", 1)}
+    known = report.TABLE_3[report.BLURRY][:10]
+    blurry = dict(sorted(zip(VIDEO_DEBLURRING_TEST, known, strict=True)))
+    blurry["other"] = 30.0
     stack2 = models.zoo.get("stack2")
     rows = [
         report.row(report.BLURRY, entry_result(blurry)),
@@ -346,9 +367,11 @@ def test_videos_stand_beside_table_3():
         ),
     ]
     text = report.markdown(as_report(rows, name="video_deblurring"))
-    assert cells(text, r"b (#2)")[1:] == ["30.52 (30.52)", "30.00 (33.98)"]
-    assert cells(text, "j")[1:] == ["27.98", "30.00"]
-    assert cells(text, "mean")[1:] == ["27.24 (27.14)", "30.00 (31.22)"]
+    rows = [line for line in text.splitlines() if "(#" in line]
+    assert [line.split()[1] for line in rows] == list(VIDEO_DEBLURRING_TEST)
+    assert cells(text, "IMG_0049 (#2)")[1:] == ["30.52 (30.52)", "30.00 (33.98)"]
+    assert cells(text, "other")[1:] == ["30.00", "30.00"]
+    assert cells(text, "mean")[1:] == ["27.40 (27.14)", "30.00 (31.22)"]
     assert cells(text, "Stack(2)-DMPHN")[1:3] == ["30.00", "31.22"]
 
 
@@ -451,6 +474,7 @@ def test_a_bad_pair_is_passed_over_and_status_is_1(pairs, checkpoint, capsys):
         (["missing", "--data", "d"], "missing: no such checkpoint"),
         (["CHECKPOINT", "--data", "d", "--stages", "3"], "--stages 3: CHECKPOINT has 2"),
         (["--data", "d", "--synthetic-count", "3"], "--synthetic-count needs --data synthetic"),
+        (["--data", "d", "--su-frames"], "--su-frames needs --data video_deblurring"),
         (["--data", "d", "--devices", "99"], "--devices 99: this machine has"),
     ],
 )
