@@ -257,7 +257,7 @@ def _batches(
 
     Sizes may alternate: pairs wait for others of their size, but no more than a few batches do.
     """
-    threads = min(8, os.cpu_count() or 1)
+    threads = min(16, os.cpu_count() or 1)
     waiting: dict[tuple[int, ...], list[tuple[int, Pair]]] = {}
     queue: collections.deque[tuple[int, Future]] = collections.deque()
     todo = iter(indices)

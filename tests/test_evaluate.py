@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import subprocess
 import sys
 
 import jax
@@ -486,9 +487,37 @@ def test_mistakes_are_one_line(pairs, checkpoint, capsys, argv, message):
     assert message.replace("CHECKPOINT", str(checkpoint)) in err
 
 
-def test_help_needs_no_jax():
-    import subprocess
+_ON_DEVICES = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 3)
+from dmphn_jax.evaluation import evaluate_params
+from dmphn_jax.inference import Deblurrer
+from tests.test_evaluate import Pairs
+deblurrer = Deblurrer(sys.argv[1])
+shapes = []
+def method(images):
+    shapes.append(images.shape[0])
+    return deblurrer.batch(images)
+result = evaluate_params(method, Pairs(videos=2))
+assert len(jax.devices()) == 3 and shapes == [3, 3], shapes
+print(json.dumps([image.scores for image in result.images]))
+"""
 
+
+def test_several_devices_share_the_batches(checkpoint):
+    one = evaluate_params(Deblurrer(checkpoint), Pairs(videos=2))
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_DEVICES, str(checkpoint)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    three = json.loads(done.stdout)
+    assert len(three) == 5
+    for a, b in zip(one.images, three, strict=True):
+        assert a.scores == pytest.approx(b, abs=1e-3)
+
+
+def test_help_needs_no_jax():
     code = (
         "import sys; from dmphn_jax import evaluate\n"
         "try: evaluate.main(['--help'])\nexcept SystemExit: pass\n"
