@@ -13,7 +13,8 @@ The two SSIMs weigh windows with the same Gaussian (11 taps per axis, sigma 1.5,
   too, are replicated, and the mean is over the whole map. The paper's figures are these.
 * `ssim_skimage`: `skimage.metrics.structural_similarity(..., gaussian_weights=True, sigma=1.5,
   use_sample_covariance=False, data_range=255, channel_axis=-1)`: each channel for itself, the
-  mean over the map without its border of 5 pixels. Figures are 0.02 to 0.05 lower than MATLAB's.
+  mean over the map without its border of 5 pixels. It is lower than MATLAB's: on GoPro by about
+  0.03 for deblurred images and 0.08 for blurry ones.
 """
 
 from __future__ import annotations

@@ -34,10 +34,14 @@ NOTES = """\
 PSNR and SSIM are taken between 8-bit RGB images, outputs clipped and rounded to nearest, borders
 included, and averaged over images. *SSIM (MATLAB 3-D)* is what MATLAB's `ssim` returns for an RGB
 array, the convention of the paper's tables; *SSIM (scikit-image)* is the per-channel Gaussian one.
+"""
+RUNTIME_NOTES = """\
 *ms* is the median time of one image, from uint8 on the host to uint8 on the host, waiting for the
-device, after a warm-up; *images/s* is the rate of the evaluation itself, reading and scoring
-included, compilation left out. The paper's ms are of a P100 at 1280x720, timed without waiting
-for the GPU: do not compare them."""
+device, after a warm-up. The paper's ms are of a P100 at 1280x720, timed without waiting for the
+GPU: do not compare them."""
+RATE_NOTES = """\
+*images/s* is the rate of the evaluation itself, reading and scoring included, compilation left
+out."""
 
 
 def row(
@@ -135,7 +139,8 @@ def markdown(report: dict[str, Any]) -> str:
     total = data["images"]
     of = f" of {data['of']}" if data["of"] != total else ""
     options = "".join(f", {k} {data[k]}" for k in data if k not in _DATA_FIELDS)
-    lines += [f"{total}{of} pairs of the split `{data['split']}`{options}, {report['date']}.", ""]
+    pairs = "pair" if total == 1 and not of else "pairs"
+    lines += [f"{total}{of} {pairs} of the split `{data['split']}`{options}, {report['date']}.", ""]
     lines += [_main_table(report["rows"], videos), ""]
     if videos:
         lines += ["PSNR (dB) per video, the paper's (Table 3) in brackets:", ""]
@@ -170,11 +175,12 @@ def _main_table(rows: Sequence[dict[str, Any]], videos: bool) -> str:
             _number(4e-6 * r["parameters"], 1) if r.get("parameters") else "",
             _number(runtime.get("ms"), 0 if (runtime.get("ms") or 0) >= 100 else 1),
             size,
-            _number(paper.get("runtime_ms"), 0),
+            _number(paper.get("runtime_ms"), 0) if runtime else "",
             _number(r["images_per_second"], 2),
         ]
         cells.append(line)
-    return table(header, cells)
+    used = [i for i in range(len(header)) if any(line[i] for line in cells)]
+    return table([header[i] for i in used], [[line[i] for i in used] for line in cells])
 
 
 def _video_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -199,8 +205,12 @@ def _video_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _remarks(report: dict[str, Any], videos: bool) -> list[str]:
-    lines = [NOTES, ""]
-    data = report["data"]
+    data, rows = report["data"], report["rows"]
+    lines = [NOTES]
+    if any(r["runtime"] for r in rows):
+        lines += [RUNTIME_NOTES, ""]
+    if any(r["images_per_second"] for r in rows):
+        lines += [RATE_NOTES, ""]
     complete = (data["name"], data["split"], data["images"]) == ("gopro", "test", 1111)
     complete = complete and data.get("blur", "blur") == "blur"
     if videos:
@@ -209,9 +219,9 @@ def _remarks(report: dict[str, Any], videos: bool) -> list[str]:
             lines += ["The paper's figures are of every frame.", ""]
     elif not complete:
         lines += ["The paper's figures are of GoPro's 1111 test pairs (`blur`): other images.", ""]
-    if any((r["paper"] or {}).get("trained_apart") for r in report["rows"]):
+    if any((r["paper"] or {}).get("trained_apart") for r in rows):
         lines += ["\\* of a stack of that depth, trained by itself.", ""]
-    for r in report["rows"]:
+    for r in rows:
         if r["checkpoint"]:
             failed = f"; {r['failed']} pairs failed" if r["failed"] else ""
             lines.append(f"- {r['label']}: `{r['checkpoint']}`, digest {r['digest'][:12]}{failed}")

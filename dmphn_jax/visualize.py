@@ -23,7 +23,7 @@ input, for which mid-grey is none, and the finest level's is the sparsest; from 
 on, level 2 carries the first stage's output. VMPHN's levels are those on its way back up."""
 
 _MARGIN = 8
-_CAPTION = 44
+_LINE = 20  # of a caption
 
 
 def main(argv: list[str]) -> int:
@@ -90,7 +90,9 @@ def stage_panels(output: Any, blurry: np.ndarray, sharp: np.ndarray | None = Non
       sharp: likewise; with it captions carry the scores.
     """
     panels = [("blurry", blurry)]
-    panels += [(f"stage {i}", _eight_bit(stage)) for i, stage in enumerate(output.stages, 1)]
+    single = len(output.stages) == 1
+    for number, image in enumerate(output.stages, 1):
+        panels.append(("output" if single else f"stage {number}", _eight_bit(image)))
     if sharp is None:
         return panels
     from dmphn_jax.metrics import scores
@@ -143,22 +145,21 @@ def draw(
     full = max((image for row in images for image in row), key=lambda image: image.width)
     width = min(panel_width, max(full.width, 160))
     height = max(1, round(full.height * width / full.width))
+    captions = [_LINE * max(caption.count("\n") + 1 for caption, _ in row) for row in rows]
     columns = max(map(len, rows))
-    size = (
-        columns * (width + _MARGIN) + _MARGIN,
-        len(rows) * (height + _CAPTION + _MARGIN) + _MARGIN,
-    )
-    picture = Image.new("RGB", size, "white")
+    total = _MARGIN + sum(caption + height + _MARGIN for caption in captions)
+    picture = Image.new("RGB", (columns * (width + _MARGIN) + _MARGIN, total), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    y = _MARGIN
     for i, row in enumerate(rows):
         for j, (caption, _) in enumerate(row):
             x = _MARGIN + j * (width + _MARGIN)
-            y = _MARGIN + i * (height + _CAPTION + _MARGIN)
-            pen.multiline_text((x, y), caption, "black", font)
+            pen.multiline_text((x, y), caption, "black", font, spacing=2)
             image = images[i][j]
             # Small images (coarse scales, crops) are enlarged without inventing pixels.
             how = Image.Resampling.LANCZOS if image.width > width else Image.Resampling.NEAREST
-            picture.paste(image.resize((width, height), how), (x, y + _CAPTION))
+            picture.paste(image.resize((width, height), how), (x, y + captions[i]))
+        y += captions[i] + height + _MARGIN
     return picture
 
 

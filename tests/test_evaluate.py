@@ -324,6 +324,7 @@ def test_rows_stand_beside_the_papers_figures():
     result = entry_result({"a": 31.0, "b": 32.0})
     runtime = {"ms": 80.04, "height": 720, "width": 1280}
     about = {"checkpoint": "c", "digest": "0" * 64}
+    result.images_per_second = 12.5
     rows = [
         report.row(report.BLURRY, result),
         report.row("Stack(4)-DMPHN", result, config=stack4, runtime=runtime, **about),
@@ -342,13 +343,19 @@ def test_rows_stand_beside_the_papers_figures():
     assert cells(text, "blurry input")[1:6] == ["31.50", "", "0.9000", "", "0.8000"]
     assert cells(text, r"Stack(4)-DMPHN")[1:] == [
         *["31.50", "31.20", "0.9000", "0.9453", "0.8000"],
-        *["86.8", "80.0", "1280x720", "424", ""],
+        *["86.8", "80.0", "1280x720", "424", "12.50"],
     ]
     # Two of four stages are not the paper's Stack(2): its figures carry a mark.
     assert cells(text, "cut")[2] == "30.71*"
     assert "trained by itself" in text
     assert cells(text, "own")[2] == ""
     assert "other images" not in text
+    assert "without waiting" in text
+    # Columns that would be empty are left out, and what explains them.
+    untimed = report.row("Stack(4)-DMPHN", entry_result({"a": 31.0}), config=stack4, **about)
+    text = report.markdown(as_report([untimed]))
+    assert cells(text, "model")[-1] == "MB"
+    assert "without waiting" not in text
     assert "other images" in report.markdown(as_report(rows, images=5))
 
 

@@ -43,7 +43,7 @@ def test_both_figures(folder, tmp_path, capsys):
     # Two stages and the pair in the first row; two levels of each stage below.
     picture = Image.open(out)
     panel_height = round(160 * SIZE[0] / SIZE[1])
-    assert picture.size == (4 * (160 + 8) + 8, 3 * (panel_height + 44 + 8) + 8)
+    assert picture.size == (4 * (160 + 8) + 8, 40 + 2 * 20 + 3 * (panel_height + 8) + 8)
 
     blurry, sharp = (np.asarray(Image.open(folder / f"{n}.png")) for n in ("blurry", "sharp"))
     printed = capsys.readouterr().out
@@ -75,15 +75,15 @@ def test_scales_of_dmsn_are_drawn_at_one_size(folder, tmp_path):
     out = tmp_path / "figure.png"
     argv = [str(folder / "dmsn"), str(folder / "blurry.png"), "--output", str(out)]
     assert visualize.main([*argv, "--figure", "levels", "--crop", "4,2,16,8"]) == 0
-    assert Image.open(out).size == (2 * 168 + 8, 80 + 44 + 8 + 8)
+    assert Image.open(out).size == (2 * 168 + 8, 80 + 20 + 8 + 8)
 
 
 def test_panels_show_the_pixels():
     image = np.zeros((200, 320, 3), np.uint8)
     image[100:, 160:] = (10, 200, 30)
     picture = visualize.draw([[("a", image), ("b", image)]], crop=(0.5, 0.5, 1, 1))
-    assert picture.getpixel((8 + 168 + 80, 8 + 44 + 50)) == (10, 200, 30)
-    assert picture.size == (2 * 168 + 8, 100 + 44 + 16)
+    assert picture.getpixel((8 + 168 + 80, 8 + 20 + 50)) == (10, 200, 30)
+    assert picture.size == (2 * 168 + 8, 100 + 20 + 16)
 
 
 @pytest.mark.parametrize(
