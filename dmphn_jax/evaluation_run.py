@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import os
 import re
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dmphn_jax import __version__, report
@@ -27,6 +25,7 @@ from dmphn_jax.evaluation import (
     evaluate_params,
     measure_runtime,
 )
+from dmphn_jax.images import Image, write_image
 from dmphn_jax.inference import Deblurrer
 from dmphn_jax.metrics import METRICS
 from dmphn_jax.results import ResultsFile, key_of
@@ -167,7 +166,7 @@ class EvaluationRun:
 
         def on_image(image: ImageScores, output: np.ndarray) -> None:
             if self.save_images:
-                report.write_file(self._image_path(label, image.name), _png(output))
+                write_image(self._image_path(label, image.name), Image(output))
             if self._file:
                 size = {"height": image.height, "width": image.width}
                 self._file.add(key, self._names[image.index], **size, **image.scores)
@@ -226,9 +225,3 @@ def subset(count: int, limit: int | None) -> list[int]:
 def _scores_of(index: int, record: dict[str, Any]) -> ImageScores:
     scores = {name: float(record[name]) for name in METRICS}
     return ImageScores(index, record["name"], record["height"], record["width"], scores)
-
-
-def _png(image: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "PNG")
-    return content.getvalue()

@@ -7,12 +7,12 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.files import shown, write_atomically
 from dmphn_jax.models import ModelConfig, parameter_count, zoo
 
 FORMAT = 1
@@ -287,16 +287,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file whole or not at all; raises UserError if it cannot be written."""
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".dmphn-", delete=False) as file:
-            file.write(data)
-        os.chmod(file.name, 0o644)  # temporary files are private by default
-        os.replace(file.name, path)
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {one_line(error)}") from None
+        reason = error.strerror or one_line(error)
+        raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
 
 
 def _number(value: float | None, digits: int) -> str:

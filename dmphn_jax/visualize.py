@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dmphn_jax.errors import UserError, one_line, run_command
+from dmphn_jax.errors import UserError, run_command
 
 DESCRIPTION = """\
-Draw a model's intermediate images for one photo, as one PNG.
+Draw a model's intermediate images for one photo, as one picture.
 
 The first row is the paper's Fig. 8: the blurry image, the output of every stage, and the sharp
 image if there is one; with it, PSNR and SSIM (MATLAB 3-D) stand above each panel. The rows below
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> int:
     add("checkpoint", metavar="CHECKPOINT", help="checkpoint folder")
     add("image", metavar="IMAGE", help="blurry image")
     add("--sharp", metavar="IMAGE", help="its sharp image, for PSNR and SSIM")
-    add("--output", required=True, metavar="FILE", help="PNG to write")
+    add("--output", required=True, metavar="FILE", help="image file to write, such as a .png")
     add("--figure", choices=("both", "stages", "levels"), default="both", help="rows to draw")
     add("--stages", type=int, metavar="K", help="the first K stages of a stack only")
     add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the network")
@@ -47,8 +46,8 @@ def main(argv: list[str]) -> int:
     if args.panel_width < 16:
         raise UserError(f"--panel-width {args.panel_width}: at least 16 pixels")
 
-    blurry = read_image(args.image)
-    sharp = read_image(args.sharp) if args.sharp else None
+    blurry = read_pixels(args.image)
+    sharp = read_pixels(args.sharp) if args.sharp else None
     if sharp is not None and sharp.shape != blurry.shape:
         raise UserError(
             f"{args.sharp}: is {_size(sharp)}, but {args.image} is {_size(blurry)}; "
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> int:
         )
     crop = _crop(args.crop, blurry)
 
-    from dmphn_jax import report
+    from dmphn_jax.images import Image, write_image
     from dmphn_jax.inference import Deblurrer
     from dmphn_jax.runtime import cache_compilations
 
@@ -69,9 +68,7 @@ def main(argv: list[str]) -> int:
     if args.figure != "stages":
         rows += level_panels(output, deblurrer.config.family)
     picture = draw(rows, crop, args.panel_width)
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    report.write_file(args.output, content.getvalue())
+    write_image(args.output, Image(np.asarray(picture)))
     for caption, _ in rows[0] if args.figure != "levels" else []:
         print(caption)
     print(f"{args.output}: {picture.width} x {picture.height}")
@@ -163,17 +160,12 @@ def draw(
     return picture
 
 
-def read_image(path: str) -> np.ndarray:
+def read_pixels(path: str) -> np.ndarray:
     """Reads an image as uint8 (H, W, 3), upright; raises UserError if it cannot."""
-    from PIL import Image, ImageOps
+    from dmphn_jax.images import read_image
 
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image: {one_line(error)}") from None
+    pixels = read_image(path).pixels
+    return pixels if pixels.dtype == np.uint8 else ((pixels + 128.0) // 257).astype(np.uint8)
 
 
 def _crop(text: str | None, image: np.ndarray) -> tuple[float, float, float, float]:
