@@ -92,9 +92,11 @@ class EvaluationRun:
     def __enter__(self) -> EvaluationRun:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file:
             self._file.close()
+            if kind is not None:
+                self._say(f"{self._file.path} keeps what was scored; the same command goes on")
 
     def score_checkpoint(
         self, path: str, deblurrer: Deblurrer, *, ensemble: bool = False, timing: bool = True

@@ -190,7 +190,7 @@ def score_blurry(folder, source, **kwargs):
     return run
 
 
-def test_a_stopped_run_goes_on(tmp_path):
+def test_a_stopped_run_goes_on(tmp_path, capsys):
     source = Pairs([SIZE] * 8)
 
     class Stopped(Pairs):
@@ -203,6 +203,7 @@ def test_a_stopped_run_goes_on(tmp_path):
         score_blurry(tmp_path, Stopped(source.sizes), batch_size=1)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert len(lines) == 5
+    assert "the same command goes on" in capsys.readouterr().err
 
     run = score_blurry(tmp_path, source, batch_size=1)
     assert sorted(source.read) == [5, 6, 7]
