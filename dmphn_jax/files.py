@@ -12,7 +12,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
     A reader sees the old file or the new one, never a part. Missing folders are made. Whatever
     stops the writing removes the temporary file; raises OSError as the system does.
+
+    A device or a pipe (`/dev/stdout`) is written to as it stands: a rename would take its place.
     """
+    if _is_device(path):
+        with open(path, "ab") as file:
+            file.write(data)
+        return
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     # Not tempfile: its files are private to the user, these get the permissions of any new file.
@@ -26,6 +32,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _is_device(path: str | os.PathLike[str]) -> bool:
+    """Tells whether `path` names a device, a pipe or a socket, or stands among the devices."""
+    # Also by its folder: /dev/stdout is a link to a plain file where output is redirected to one.
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    if any(os.path.commonpath([folder, root]) == root for root in ("/dev", "/proc")):
+        return not folder.startswith("/dev/shm")
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def shown(path: str | os.PathLike[str]) -> str:
