@@ -93,7 +93,7 @@ def save(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **alone()) as checkpointer:
             checkpointer.save(
                 temporary / "new",
                 args=ocp.args.Composite(
@@ -153,7 +153,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise UserError(f"{path}: damaged: params/ is missing")
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler(), **alone()) as checkpointer:
             params = checkpointer.restore(
                 path / "params", args=ocp.args.StandardRestore(fallback_sharding=sharding)
             )
@@ -165,6 +165,15 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     if digest(params) != item["digest"]:
         raise UserError(f"{path}: damaged: the parameters do not match their digest")
     return Checkpoint(params, config, item.get("info") or {}, item["digest"])
+
+
+def alone() -> dict[str, ocp.options.MultiprocessingOptions]:
+    """Options of a checkpointer that this process uses alone: it waits for no other process."""
+    index = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+    return {"multiprocessing_options": options}
 
 
 def _spell(path: tuple[Any, ...]) -> str:
