@@ -1,0 +1,203 @@
+"""A run's configuration: read from a file and flags, checked, compared on resume. No jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dmphn_jax.errors import UserError, nearest, one_line
+from dmphn_jax.models import ModelConfig, zoo
+
+CHOICES = {
+    "compute_dtype": ("float32", "bfloat16"),
+    "init_missing": ("last", "random"),
+    "augment": ("none", "stack", "modern"),
+    "loss.name": ("mse", "charbonnier", "l1", "l1_fft"),
+    "data.feed": ("auto", "host", "resident"),
+    "optimizer.name": ("adam", "adamw"),
+    "optimizer.schedule": ("step", "cosine", "constant"),
+}
+_LEAST = {
+    "model.width": 1,
+    "crop_size": 1,
+    "batch_size": 1,
+    "num_epochs": 1,
+    "num_steps": 0,
+    "steps_per_dispatch": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+    "log_every": 1,
+    "eval.every": 0,
+    "eval.count": 0,
+    "eval.pictures": 0,
+    "data.count": 1,
+    "data.threads": 0,
+    "data.prefetch": 0,
+}
+# What may differ between the parts of a run without changing what it computes. Where the length
+# of the run shapes the learning rate (cosine), num_steps and num_epochs may not.
+_FREE = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "steps_per_dispatch",
+    "remat",
+    "init_from",
+    "init_missing",
+    "data.threads",
+    "data.prefetch",
+)
+
+
+def read(path: str, overrides: list[str]) -> Any:
+    """Returns the ConfigDict of a config file (`FILE` or `FILE:ARGUMENT`) with flags applied.
+
+    Args:
+      path: the file; one that is not there is looked for in the package's `configs/`.
+      overrides: flags as they were given, such as `--config.batch_size=12`.
+
+    Raises UserError in one line for a file, field or value that makes no sense.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    argv = [f"--config={_find(path)}", *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        rest = values(["dmphn", *argv])[1:]
+        config = values["config"].value
+        known = names(config.to_dict())
+    except flags.Error as error:
+        if "parsing config file" in str(error):
+            raise UserError(f"{path}: {_last_line(error)}") from None
+        raise UserError(one_line(error)) from None
+    except (AttributeError, KeyError, TypeError) as error:
+        wrong = _unknown_field(path, overrides)
+        raise UserError(wrong or f"{path}: {one_line(error)}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a config file of the user's own raises
+        raise UserError(f"{path}: {type(error).__name__}: {_last_line(error)}") from None
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; a field is set as --config.FIELD=VALUE")
+    missing = sorted(names(_base()) - known)
+    if missing:
+        raise UserError(f"{path}: has no field {missing[0]}; begin with configs.base.get_config()")
+    return config
+
+
+def check(config: Any) -> None:
+    """Raises UserError naming the first field whose value no run can have."""
+    fields = flat(config)
+    for name, choices in CHOICES.items():
+        if fields[name] not in choices:
+            hint = nearest(str(fields[name]), choices)
+            raise UserError(
+                f"config.{name} = {fields[name]!r} is not known{hint}: one of {', '.join(choices)}"
+            )
+    for name, least in _LEAST.items():
+        if fields[name] < least:
+            raise UserError(f"config.{name} = {fields[name]} must be at least {least}")
+    if not 0 <= config.ema_decay < 1:
+        raise UserError(f"config.ema_decay = {config.ema_decay} must be in [0, 1)")
+    model = model_of(config)
+    for unit in model.multiple:
+        if config.crop_size % unit:
+            raise UserError(
+                f"config.crop_size = {config.crop_size} must be a multiple of {unit} for "
+                f"config.model.name = {config.model.name!r}"
+            )
+
+
+def model_of(config: Any) -> ModelConfig:
+    """Returns the model a run trains; raises UserError for a name that spells none."""
+    try:
+        return dataclasses.replace(
+            zoo.get(config.model.name),
+            width=config.model.width,
+            global_skip=config.model.global_skip,
+        )
+    except ValueError as error:
+        raise UserError(f"config.model.{error}") from None
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Returns the fields as `section.field` -> plain JSON value."""
+    items = config.to_dict() if hasattr(config, "to_dict") else config
+    result = {}
+    for name, value in items.items():
+        if isinstance(value, Mapping):
+            result |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+        else:
+            result[name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def names(items: Mapping[str, Any]) -> set[str]:
+    """Returns the names of all fields, `section.field`."""
+    return set(flat(items))
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Returns the names of fields that differ and would make a resumed run another run.
+
+    Args:
+      before, now: `flat(config)` of the checkpoint and of this start. `num_steps` must hold the
+        run's length in both.
+    """
+    free = {name for name in now if name in _FREE or name.startswith("eval.")} | {"num_epochs"}
+    if now["optimizer.schedule"] != "cosine":
+        free.add("num_steps")
+    if now["data.source"] != "folder":
+        free.add("data.data_dir")  # the same data may have moved
+    common = before.keys() & now.keys()  # another version may know more fields
+    return [name for name in sorted(common - free) if before[name] != now[name]]
+
+
+def workdir_of(path: str) -> str:
+    """Returns the default work folder of a config: `configs/dmphn.py:1-2-4` -> runs/dmphn-1-2-4."""
+    file, _, argument = path.partition(":")
+    stem = Path(file).stem
+    return str(Path("runs") / (f"{stem}-{argument}" if argument else stem))
+
+
+def _find(path: str) -> str:
+    """Returns `path`, or the package's own config of that name where there is no such file."""
+    file, colon, argument = path.partition(":")
+    if os.path.isfile(file):
+        return path
+    import configs
+
+    own = Path(configs.__file__).parent / Path(file).name
+    if Path(file).parent.name in ("", "configs") and own.is_file():
+        return f"{own}{colon}{argument}"
+    known = [f"configs/{entry.name}" for entry in sorted(own.parent.glob("*.py"))]
+    known = [name for name in known if not name.endswith(("__init__.py", "base.py"))]
+    raise UserError(f"{file}: no such config file{nearest(file, known)}; configs/ holds them")
+
+
+def _base() -> dict[str, Any]:
+    from configs import base
+
+    return base.get_config().to_dict()
+
+
+def _unknown_field(path: str, overrides: list[str]) -> str:
+    """Returns the line about the first flag that names no field, "" if there is none."""
+    known = names(_base())
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    for flag in overrides:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", flag)
+        if match and match[1] not in known | sections:
+            return f"config.{match[1]}: no such field{nearest(match[1], known)}"
+    return ""
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
