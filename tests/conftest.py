@@ -17,3 +17,20 @@ def reference() -> Path:
     if not (folder / "checkpoints").is_dir():
         pytest.skip("no reference data: set DMPHN_REFERENCE to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory):
+    """Keeps compiled programs for the session: runs with the same step compile it once."""
+    import jax
+
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    before = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for processes that tests start
+    jax.config.update("jax_compilation_cache_dir", folder)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before)
+    if before is None:
+        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+    else:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = before
