@@ -1,0 +1,126 @@
+"""Trains or evaluates the experiment of a config file.
+
+python -m dmphn_jax.main --config configs/stack4.py [--workdir D] [--config.FIELD=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dmphn_jax import settings
+from dmphn_jax.errors import UserError, nearest, run_command
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str]) -> int:
+    """Parses flags, starts distributed JAX, trains or evaluates; returns the exit status.
+
+    0 at the end of a run and when SIGTERM ended it (it has saved), 130 after Ctrl-C (likewise).
+    """
+    args, overrides = _parse(argv)
+    config = settings.read(args.config, overrides)
+    settings.check(config)
+    workdir = args.workdir or settings.workdir_of(args.config)
+
+    from dmphn_jax import distributed, runtime
+
+    distributed.start(args.coordinator, args.num_processes, args.process_id)
+    runtime.cache_compilations()
+    if args.mode == "evaluate":
+        return _evaluate(config, workdir)
+
+    from dmphn_jax.train import train
+
+    result = train(config, workdir, profile=args.profile)
+    return INTERRUPTED if result.stopped == "SIGINT" else 0
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the command's own flags, and those that override the config's fields."""
+    parser = _Parser(
+        prog="python -m dmphn_jax.main",
+        description="Trains or evaluates an experiment; a run goes on from its last checkpoint.",
+        epilog="Fields of the config are set as --config.batch_size=12, sections as "
+        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE[:ARG]", help="such as configs/dmphn.py:1-2-4-8 (needed)"
+    )
+    parser.add_argument("--workdir", metavar="D", help="folder of the run (runs/<config>)")
+    parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
+    parser.add_argument(
+        "--profile",
+        type=_steps,
+        metavar="FIRST:LAST",
+        help="write a profile of these steps to <workdir>/profile",
+    )
+    group = parser.add_argument_group("several processes, where the platform does not tell")
+    group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="process 0")
+    group.add_argument("--num-processes", type=int, default=-1, metavar="N")
+    group.add_argument("--process-id", type=int, default=-1, metavar="I")
+    own: list[str] = []
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        arg = rest.pop(0)
+        if not re.match(r"--?(no)?config\.", arg):
+            own.append(arg)
+            continue
+        if "=" not in arg and rest and not rest[0].startswith("-"):
+            arg = f"{arg}={rest.pop(0)}"
+        overrides.append(arg)
+    args = parser.parse_args(own)
+    if not args.config:
+        parser.error("--config FILE is needed, such as configs/stack4.py")
+    return args, overrides
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"unrecognized arguments: (\S+)", message)
+        if wrong:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            hint = nearest(wrong[1].partition("=")[0], known)
+            message = f"unknown argument {wrong[1]}{hint}"
+        raise UserError(f"{message}; --help tells more")
+
+
+def _steps(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: FIRST:LAST needed, such as 100:120")
+    return int(match[1]), int(match[2])
+
+
+def _evaluate(config: Any, workdir: str) -> int:
+    """Evaluates the run's best checkpoint, or its newest where none was judged."""
+    import jax
+
+    from dmphn_jax import evaluate
+    from dmphn_jax.checkpoints_training import chosen_checkpoint
+
+    if jax.process_index() != 0:
+        return 0
+    data = config.data
+    source = config.eval.source or data.source
+    argv = [str(chosen_checkpoint(Path(workdir) / "checkpoints"))]
+    argv += ["--data", data.data_dir if source == "folder" else source]
+    argv += ["--report", str(Path(workdir) / "evaluation")]
+    if source in ("gopro", "video_deblurring"):
+        argv += ["--data-dir", data.data_dir]
+    if source == "synthetic":
+        argv += ["--synthetic-size", "x".join(map(str, data.size))]
+        argv += ["--synthetic-count", str(config.eval.count or 100)]
+    return evaluate.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
