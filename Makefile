@@ -21,7 +21,7 @@ demo: $(VENV)/.core
 	$(BIN)/python -m dmphn_jax.demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ def get_config(model: str = "dmphn_1_2_4") -> ml_collections.ConfigDict:
     config.data.records = ""  # prepared config to read; "": raw tiles where there are any
     config.data.size = (360, 640)  # synthetic: height and width of a scene
     config.data.count = 2000  # synthetic: number of scenes
+    config.data.motion = 1.0  # synthetic: factor on the length of all motion
     config.data.threads = 0  # host feed: readers; 0: its own choice
     config.data.prefetch = 0  # host feed: pairs read ahead; 0: its own choice
     config.crop_size = 256

@@ -47,7 +47,12 @@ def main(argv: list[str]) -> int:
         return 130
 
     source = open_source(
-        "synthetic", "test", size=config.data.size, count=_HELD_OUT, seed=config.seed
+        "synthetic",
+        "test",
+        size=config.data.size,
+        count=_HELD_OUT,
+        seed=config.seed,
+        motion=config.data.motion,
     )
     made = evaluate.evaluate_checkpoints(
         [str(result.checkpoint)],

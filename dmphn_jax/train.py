@@ -227,6 +227,7 @@ def _test_source(config: Any) -> PairSource:
         blur=data.blur,
         size=data.size,
         count=config.eval.count or 32,
+        motion=data.motion,
         seed=config.seed,
     )
 

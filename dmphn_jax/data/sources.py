@@ -25,6 +25,7 @@ def open_source(
     size: tuple[int, int] = (360, 640),
     count: int = 2000,
     seed: int = 0,
+    motion: float = 1.0,
     cache: str | os.PathLike[str] = "",
 ) -> PairSource:
     """Returns random access to pairs of blurry and sharp images.
@@ -42,6 +43,7 @@ def open_source(
       size: synthetic: (height, width) of a scene.
       count: synthetic: number of scenes.
       seed: synthetic: which scenes.
+      motion: synthetic: factor on the length of all motion.
       cache: synthetic: a folder that keeps rendered scenes; none by default.
 
     Raises:
@@ -56,7 +58,12 @@ def open_source(
         from dmphn_jax.data.synthetic import SyntheticScenes
 
         return SyntheticScenes(
-            size=tuple(size), count=count, seed=seed, split=split, cache=cache or None
+            size=tuple(size),
+            count=count,
+            seed=seed,
+            motion=motion,
+            split=split,
+            cache=cache or None,
         )
     if name in PREPARED:
         return _open_prepared(name, split, Path(data_dir), blur, records, views)
@@ -132,7 +139,7 @@ def make_feed(config_data: Any, *, mesh: Any, seed: int, batch_size: int, crop_s
         )
     options = {
         key: config[key]
-        for key in ("data_dir", "blur", "records", "views", "size", "count", "cache")
+        for key in ("data_dir", "blur", "records", "views", "size", "count", "motion", "cache")
         if key in config
     }
     source = open_source(config.get("source", "gopro"), "train", seed=seed, **options)
