@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=_count, metavar="N", help="score N pairs only, spread evenly over the set")
     add("--synthetic-size", type=_size, metavar="HxW", help="size of synthetic scenes")
     add("--synthetic-count", type=_count, metavar="N", help="number of synthetic scenes")
+    add("--synthetic-motion", type=float, metavar="F", help="factor on their motion (1)")
     add("--stages", type=_count, metavar="K", help="run the first K stages of a stack only")
     add(
         "--ensemble",
@@ -77,9 +78,10 @@ def main(argv: list[str]) -> int:
         "blur": args.blur,
         "size": args.synthetic_size,
         "count": args.synthetic_count,
+        "motion": args.synthetic_motion,
     }
     options = {name: value for name, value in options.items() if value is not None}
-    for name in {"size", "count"} & set(options):
+    for name in sorted({"size", "count", "motion"} & set(options)):
         if args.data != "synthetic":
             raise UserError(f"--synthetic-{name} needs --data synthetic")
     if args.su_frames and args.data != "video_deblurring":

@@ -116,9 +116,12 @@ def _evaluate(config: Any, workdir: str) -> int:
     argv += ["--report", str(Path(workdir) / "evaluation")]
     if source in ("gopro", "video_deblurring"):
         argv += ["--data-dir", data.data_dir]
+    if source == "gopro":
+        argv += ["--blur", data.blur]
     if source == "synthetic":
         argv += ["--synthetic-size", "x".join(map(str, data.size))]
         argv += ["--synthetic-count", str(config.eval.count or 100)]
+        argv += ["--synthetic-motion", str(data.motion)]
     return evaluate.main(argv)
 
 

@@ -35,6 +35,7 @@ _LEAST = {
     "eval.count": 0,
     "eval.pictures": 0,
     "data.count": 1,
+    "data.motion": 0,
     "data.threads": 0,
     "data.prefetch": 0,
 }

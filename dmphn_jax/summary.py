@@ -54,8 +54,8 @@ def start(
             f"({num_steps / feed.steps_per_epoch:,.1f} epochs), {config.loss.name}, "
             f"{config.optimizer.name} at {config.optimizer.learning_rate:g}, {schedule} schedule",
             # A backward pass costs two forward ones.
-            f"cost       {cost / 1e9:,.1f} GMAC per crop forward, about "
-            f"{3 * cost * batch / 1e12:,.2f} TMAC per step; the time follows the first steps",
+            f"cost       {cost / 1e9:,.2f} GMAC per crop forward, about "
+            f"{3 * cost * batch / 1e9:,.1f} GMAC per step; the time follows the first steps",
         ]
     )
 
