@@ -154,16 +154,18 @@ def test_bfloat16_keeps_parameters_and_images_float32():
     config = dataclasses.replace(zoo.get("stack2"), width=4)
     params, x = random_params(config), random_image()
     output = build(config, "bfloat16").apply({"params": params}, x)
-    assert {i.dtype for i in jax.tree.leaves((output.stages, output.levels))} == {jnp.float32}
-    assert {f.dtype for f in output.features} == {jnp.bfloat16}
+    assert {i.dtype for i in jax.tree.leaves((output.stages, output.levels))} == {
+        jnp.dtype("float32")
+    }
+    assert {f.dtype for f in output.features} == {jnp.dtype("bfloat16")}
     exact = build(config).apply({"params": params}, x).image
     error = jnp.linalg.norm(output.image - exact) / jnp.linalg.norm(exact)
     assert 0 < error < 0.02
 
 
 def test_rematerialisation_changes_no_gradient():
-    config = dataclasses.replace(zoo.get("dmphn_1_2"), width=4)
-    params, x = random_params(config), random_image()
+    config = dataclasses.replace(zoo.get("dmphn_1"), width=2)
+    params, x = random_params(config), random_image(batch=1)
 
     def gradient(remat):
         module = build(config, remat=remat)

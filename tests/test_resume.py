@@ -123,3 +123,14 @@ def test_a_finished_run_says_so_and_can_be_made_longer(uninterrupted, tmp_path, 
     assert "done: step 12 of 12" in capsys.readouterr().out
     assert main.main(command(work, feed, "--config.num_steps=14")) == 0
     assert max(steps(work)) == 14
+
+
+def test_evaluate_mode_scores_the_runs_checkpoint(uninterrupted):
+    folder = uninterrupted["host"]
+    flags = ["--mode=evaluate", "--config.eval.count=2", "--config.data.motion=0.5"]
+    assert main.main(command(folder, "host", *flags)) == 0
+    report = json.loads((folder / "evaluation" / "report.json").read_text())
+    blurry, trained = report["rows"]
+    assert trained["digest"][:12] == fingerprint(folder)["params"][:12]
+    assert blurry["images"] == trained["images"] == 2
+    assert trained["psnr"] != blurry["psnr"]
