@@ -53,7 +53,7 @@ GOPRO: dict[str, dict[str, tuple[int, int]]] = {
 
 # The test videos in the order #1 .. #10 that the dataset's author published
 # (github.com/shuochsu/DeepVideoDeblurring, issue 2). The DMPHN paper does not name the videos of
-# its Table 3; its row of input PSNRs follows the same numbering, so this order is assumed there.
+# its Table 3; that it numbers them in this order is assumed, not verified.
 VIDEO_DEBLURRING_TEST: tuple[str, ...] = (
     "IMG_0030",
     "IMG_0049",
