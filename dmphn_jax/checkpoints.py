@@ -84,7 +84,7 @@ def save(
         way_out = (
             "it holds something other than a checkpoint; name another folder"
             if overwrite
-            else "name another folder or overwrite it explicitly"
+            else "name another folder, or replace it (--overwrite, in Python overwrite=True)"
         )
         raise UserError(f"{path}: exists; {way_out}")
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(params))
