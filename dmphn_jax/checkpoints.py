@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dmphn_jax.errors import UserError, one_line
-from dmphn_jax.models import ModelConfig, parameter_shapes
+from dmphn_jax.models import ModelConfig, parameter_name, parameter_shapes
 
 FORMAT = 1
 _MODEL_FILE = Path("model") / "metadata"  # where orbax's JSON handler puts the item `model`
@@ -42,7 +42,7 @@ def digest(tree: Any) -> str:
     """Returns the SHA-256 of a tree of arrays: of every leaf's path, dtype, shape and bytes."""
     total = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    for path, leaf in sorted((_spell(path), leaf) for path, leaf in leaves):
+    for path, leaf in sorted((parameter_name(path), leaf) for path, leaf in leaves):
         array = np.ascontiguousarray(leaf)
         total.update(f"{path} {array.dtype} {array.shape};".encode())
         total.update(array.data if array.size else b"")
@@ -176,15 +176,13 @@ def alone() -> dict[str, ocp.options.MultiprocessingOptions]:
     return {"multiprocessing_options": options}
 
 
-def _spell(path: tuple[Any, ...]) -> str:
-    """Returns a tree path as `stage_1/level_3/encoder/...`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _check_tree(params: Any, config: ModelConfig, where: str) -> None:
     """Raises UserError naming the first parameter that the model lacks, misses or shapes else."""
     wanted, found = (
-        {_spell(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        {
+            parameter_name(path): leaf.shape
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
         for tree in (parameter_shapes(config), params)
     )
     for name, shape in wanted.items():

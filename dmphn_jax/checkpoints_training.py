@@ -26,7 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, one_line
-from dmphn_jax.models import ModelConfig
+from dmphn_jax.models import ModelConfig, parameter_name
 from dmphn_jax.train_step import TrainState
 
 FORMAT = 1
@@ -220,12 +220,12 @@ class RunCheckpoints:
             raise DamagedError(f"{path}: damaged: the training state does not match its digest")
         raw = params if template.ema is None else rest.get("params")
         average = None if template.ema is None else params
-        found = {_spell(p): leaf for p, leaf in _flatten(rest.get("opt_state", {}))}
+        found = {parameter_name(p): leaf for p, leaf in _flatten(rest.get("opt_state", {}))}
         leaves = []
         for key, leaf in _flatten(template.opt_state):
-            value = found.get(_spell(key))
+            value = found.get(parameter_name(key))
             if raw is None or value is None or value.shape != leaf.shape:
-                raise UserError(f"{path}: not a state of this run: {_spell(key)} differs")
+                raise UserError(f"{path}: not a state of this run: {parameter_name(key)} differs")
             leaves.append(value)
         opt_state = jax.tree.unflatten(jax.tree.structure(template.opt_state), leaves)
         return Resumed(TrainState(np.int32(run["step"]), raw, average, opt_state), run, path)
@@ -270,7 +270,7 @@ def _rest(state: TrainState) -> dict[str, Any]:
     """Returns what `params/` does not hold, as a plain nested dict."""
     opt_state: dict[str, Any] = {}
     for path, leaf in _flatten(state.opt_state):
-        *parents, name = _spell(path).split("/")
+        *parents, name = parameter_name(path).split("/")
         node = opt_state
         for parent in parents:
             node = node.setdefault(parent, {})
@@ -280,10 +280,6 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 def _flatten(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _spell(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _read_run(path: Path) -> dict[str, Any]:

@@ -111,11 +111,6 @@ class Deblurrer:
         stages, levels = jax.tree.map(crop, (raw.stages, raw.levels))
         return Output(stages, levels, raw.features)
 
-    def compiled(self, shape: tuple[int, int, int, int], dtype: Any = np.uint8):
-        """Returns the compiled program for padded images of `shape`, for its cost and memory."""
-        image = jax.ShapeDtypeStruct(shape, dtype)
-        return self._programs.quantised.lower(self._params_of_one, image).compile()
-
     def _pad(self, images: np.ndarray) -> np.ndarray:
         """Pads (B, H, W, 3) by reflection to the sizes the patch grid divides."""
         if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:

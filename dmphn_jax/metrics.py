@@ -65,12 +65,6 @@ METRICS: dict[str, Callable[[Array, Array], Array]] = {
     "ssim_matlab": ssim_matlab,
     "ssim_skimage": ssim_skimage,
 }
-# How people are told which is which.
-TITLES = {
-    "psnr": "PSNR (dB)",
-    "ssim_matlab": "SSIM (MATLAB 3-D)",
-    "ssim_skimage": "SSIM (scikit-image)",
-}
 
 
 def all_metrics(images: Array, sharp: Array) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from dmphn_jax.data.base import Feed
-from dmphn_jax.models import ModelConfig, multiply_adds, parameter_count, zoo
+from dmphn_jax.models import ModelConfig, multiply_adds, parameter_count, parameter_name, zoo
 
 
 @dataclasses.dataclass
@@ -101,7 +101,7 @@ def table(params: Any) -> str:
     """Returns clu's table with a row per encoder and decoder."""
     rows: dict[str, _Row] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        parts = parameter_name(path).split("/")
         end = next((i for i, p in enumerate(parts) if p in ("encoder", "decoder")), 0)
         row = rows.setdefault("/".join(parts[: end + 1]), _Row("", 0, 0))
         row.name = "/".join(parts[: end + 1])

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 
 from dmphn_jax import distributed, resume, settings, summary
-from dmphn_jax.checkpoints import parameter_shapes
 from dmphn_jax.checkpoints_training import RunCheckpoints
 from dmphn_jax.data.base import Feed, PairSource
+from dmphn_jax.files import write_atomically
 from dmphn_jax.initialize import initial_params
 from dmphn_jax.metrics_reader import MetricsReader
-from dmphn_jax.models import build
+from dmphn_jax.models import build, parameter_shapes
 from dmphn_jax.optimizer import make_optimizer
 from dmphn_jax.periodic import PeriodicEvaluation
 from dmphn_jax.run_log import RunLog
@@ -131,8 +131,10 @@ def _train(
     log = RunLog(workdir, resumed=step, stages=model.stages, on=first_process)
     log.say(summary.start(config, model, state.params, feed, mesh, origin, step, num_steps))
     if first_process:
-        _write_text(workdir / "config.json", json.dumps(described["config"], indent=1) + "\n")
-        _write_text(workdir / "model.txt", summary.parameters(state.params) + "\n")
+        write_atomically(
+            workdir / "config.json", (json.dumps(described["config"], indent=1) + "\n").encode()
+        )
+        write_atomically(workdir / "model.txt", (summary.parameters(state.params) + "\n").encode())
     evaluate = None
     if test_source is not None and first_process and config.eval.every:
         evaluate = PeriodicEvaluation(
@@ -230,9 +232,3 @@ def _test_source(config: Any) -> PairSource:
         motion=data.motion,
         seed=config.seed,
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -11,7 +11,6 @@ from dmphn_jax.errors import UserError, nearest
 
 PREPARED = ("gopro", "video_deblurring")
 NAMES = (*PREPARED, "synthetic", "folder")
-_MEMORY_SHARE = 0.8  # of the free memory, that the resident feed may take
 
 
 def open_source(
@@ -147,7 +146,9 @@ def make_feed(config_data: Any, *, mesh: Any, seed: int, batch_size: int, crop_s
     if kind != "host":
         from dmphn_jax.data.resident_feed import ResidentFeed
 
-        if kind == "resident" or _resident_fits(source, mesh):
+        if kind == "resident" or _fits_everywhere(
+            ResidentFeed.fits(source, mesh=mesh, batch_size=batch_size)
+        ):
             return ResidentFeed(source, **common)
     from dmphn_jax.data.host_feed import HostFeed
 
@@ -155,36 +156,13 @@ def make_feed(config_data: Any, *, mesh: Any, seed: int, batch_size: int, crop_s
     return HostFeed(source, **common, **more)
 
 
-def _resident_fits(source: PairSource, mesh: Any) -> bool:
-    """Returns whether the set fits in the memory of every process's devices."""
+def _fits_everywhere(fits: bool) -> bool:
+    """Returns whether the set fits on every process: all must take the same feed."""
     import jax
     import numpy as np
 
-    from dmphn_jax.data.memory import check_fits
-
-    sizes = (
-        [source.shape(index) for index in range(len(source))]
-        if hasattr(source, "shape")
-        else [source[0].sharp.shape[:2]]
-    )
-    height, width = np.max(sizes, axis=0)
-    pairs = -(-len(source) // mesh.shape["data"]) + 1  # devices may hold one more than their share
-    local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-    try:
-        check_fits(
-            int(pairs * height * width * 6),
-            local,
-            share=_MEMORY_SHARE,
-            limit=None,
-            what="the pairs",
-            way_out="",
-        )
-        fits = True
-    except UserError:
-        fits = False
     if jax.process_count() == 1:
         return fits
     from jax.experimental.multihost_utils import process_allgather
 
-    # All processes must take the same feed, whatever the memory of each.
     return bool(np.all(process_allgather(np.array([fits]))))

@@ -17,6 +17,7 @@ __all__ = [
     "init_params",
     "multiply_adds",
     "parameter_count",
+    "parameter_name",
     "parameter_shapes",
     "zoo",
 ]
@@ -68,6 +69,13 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
     return jax.eval_shape(build(config).init, jax.random.key(0), image)["params"]
 
 
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """Returns a leaf's path in a tree as `stage_1/level_3/encoder/conv_1/kernel`."""
+    import jax
+
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
     """Returns initial parameters, a nested dict of float32 NumPy arrays.
 
@@ -86,7 +94,7 @@ def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(leaf.shape) == 1:
             return np.zeros(leaf.shape, np.float32)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = parameter_name(path)
         rng = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
         deviation = np.float32(initial_deviation(leaf.shape))
         return deviation * rng.standard_normal(leaf.shape, np.float32)
