@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "visualize": ("dmphn_jax.visualize", "draw every level's and every stage's output (Fig. 7, 8)"),
     "plot": ("dmphn_jax.plot", "draw PSNR against runtime from reports (Fig. 1)"),
     "make-pairs": ("dmphn_jax.make_pairs", "make blurry/sharp pairs from sharp videos"),
+    "benchmark": ("dmphn_jax.benchmark", "measure speed, memory and cost, beside PyTorch's"),
     "benchmark-data": ("dmphn_jax.data.benchmark", "measure crops per second of every data feed"),
 }
 

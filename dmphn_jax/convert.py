@@ -189,8 +189,13 @@ def _tree(tensors: dict[str, np.ndarray], half: str) -> dict[str, Any]:
     return tree
 
 
-def _tensors(tree: dict[str, Any], half: str) -> dict[str, np.ndarray]:
-    """Inverse of `_tree`."""
+def tensors_of(tree: dict[str, Any], half: str) -> dict[str, np.ndarray]:
+    """Returns one half's parameters by the authors' names, in torch's order of axes.
+
+    Args:
+      tree: the parameters of an encoder or a decoder.
+      half: "encoder" or "decoder".
+    """
     tensors = {}
     for path, layer in torch_names.LAYERS[half].items():
         node = tree
@@ -241,7 +246,7 @@ def write_torch(
         files = torch_names.file_names(config)
         for name, part in files.items():
             tree = params[f"stage_{part.stage}"][part.node][part.half]
-            write_state_dict(new / name, _tensors(tree, part.half))
+            write_state_dict(new / name, tensors_of(tree, part.half))
         (new / MODEL_FILE).write_text(json.dumps(config.to_dict(), indent=1) + "\n", "utf-8")
         if folder.exists():
             folder.rename(temporary / "old")

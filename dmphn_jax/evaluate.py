@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dmphn_jax import report
+from dmphn_jax import arguments, report
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.errors import UserError, run_command
 
@@ -44,19 +44,31 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="video_deblurring: the 30 frames per video that Su et al. score, not all",
     )
-    add("--limit", type=_count, metavar="N", help="score N pairs only, spread evenly over the set")
-    add("--synthetic-size", type=_size, metavar="HxW", help="size of synthetic scenes")
-    add("--synthetic-count", type=_count, metavar="N", help="number of synthetic scenes")
+    add(
+        "--limit",
+        type=arguments.count,
+        metavar="N",
+        help="score N pairs only, spread evenly over the set",
+    )
+    add("--synthetic-size", type=arguments.size, metavar="HxW", help="size of synthetic scenes")
+    add("--synthetic-count", type=arguments.count, metavar="N", help="number of synthetic scenes")
     add("--synthetic-motion", type=float, metavar="F", help="factor on their motion (1)")
-    add("--stages", type=_count, metavar="K", help="run the first K stages of a stack only")
+    add(
+        "--stages", type=arguments.count, metavar="K", help="run the first K stages of a stack only"
+    )
     add(
         "--ensemble",
         action="store_true",
         help="x8 self-ensemble over flips and quarter turns; takes eight times as long",
     )
     add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the network")
-    add("--devices", type=_count, metavar="N", help="share batches among N local devices (all)")
-    add("--batch-size", type=_count, metavar="B", help="images per batch (one per device)")
+    add(
+        "--devices",
+        type=arguments.count,
+        metavar="N",
+        help="share batches among N local devices (all)",
+    )
+    add("--batch-size", type=arguments.count, metavar="B", help="images per batch (one per device)")
     add("--no-timing", action="store_true", help="do not measure the time of one image")
     add("--report", metavar="FOLDER", help="keep results there and write report.md, report.json")
     add("--per-image", metavar="FILE", help="write a CSV of every image's scores")
@@ -192,19 +204,6 @@ def su_frames_of(names: Sequence[str]) -> list[int]:
         for frames in videos.values()
         for position in video_deblurring_scored_frames(len(frames))
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 256x256")
-    return int(height), int(width)
 
 
 if __name__ == "__main__":

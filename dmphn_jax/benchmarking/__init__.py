@@ -1,0 +1,1 @@
+"""What `dmphn benchmark` measures with: timing, ceilings, counts, the PyTorch twin, tables."""

@@ -1,0 +1,75 @@
+"""Operations and bytes of a case: by the model's formula, and as XLA counts them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dmphn_jax.models import ModelConfig, multiply_adds
+
+TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the kernels
+
+
+def flops(config: ModelConfig, size: tuple[int, int], batch: int, *, training: bool) -> float:
+    """Returns the floating-point operations of all convolutions for a batch of (H, W) images.
+
+    Two per multiply-accumulate. Training counts three times the forward pass; the update and the
+    gradient of the first layer's input, which nobody takes, are not told apart.
+    """
+    forward = 2 * multiply_adds(config, *size) * batch
+    return forward * TRAINING_FACTOR if training else forward
+
+
+def xla_counts(lowered: Any, compiled: Any) -> dict[str, float | None]:
+    """Returns what XLA's cost analysis says of a program; None where the backend says nothing.
+
+    Args:
+      lowered, compiled: of `jax.jit(f).lower(...)` and its `.compile()`.
+
+    Returns:
+      `flops_lowered`: of the program before optimisation. It is the one to hold against the
+      formula: the compiled program may call libraries whose work XLA does not count.
+      `flops_compiled`: of the compiled program.
+      `bytes_accessed`: of the compiled program: what every operation left after fusion reads and
+      writes, caches not considered; calls into libraries may be missing.
+    """
+    before, after = _analysis(lowered), _analysis(compiled)
+    return {
+        "flops_lowered": before.get("flops"),
+        "flops_compiled": after.get("flops"),
+        "bytes_accessed": after.get("bytes accessed"),
+    }
+
+
+def compiled_bytes(compiled: Any) -> int | None:
+    """Returns the bytes a compiled program needs: arguments, outputs and temporaries together.
+
+    Outputs that take an argument's place (the training state) count once. None where the backend
+    does not say.
+    """
+    try:
+        memory = compiled.memory_analysis()
+        return int(
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    except Exception:  # a backend may not implement it, each in its own way
+        return None
+
+
+def cut(config: ModelConfig, stages: int | None) -> ModelConfig:
+    """Returns the model that a stack's first `stages` stages are; None: all of them."""
+    return dataclasses.replace(config, stages=stages or config.stages)
+
+
+def _analysis(program: Any) -> dict[str, float]:
+    try:
+        found = program.cost_analysis()
+    except Exception:  # a backend may not implement it, each in its own way
+        return {}
+    if isinstance(found, list | tuple):  # older JAX: one per program
+        found = found[0] if found else None
+    # Backends that do not know say -1.
+    return {name: value for name, value in (found or {}).items() if value >= 0}

@@ -1,0 +1,211 @@
+"""Groups of contenders that do the same work: planned, checked, timed against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dmphn_jax.benchmarking import agreement, counts, jax_cases
+from dmphn_jax.benchmarking.ceilings import ceiling
+from dmphn_jax.benchmarking.contender import Contender
+from dmphn_jax.benchmarking.timing import measure
+from dmphn_jax.errors import UserError
+from dmphn_jax.models import ModelConfig, init_params, zoo
+from dmphn_jax.report import label_of
+
+QUEUE = 5  # pieces of work queued on an accelerator to measure the throughput
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One piece of work that several contenders do.
+
+    Attributes:
+      mode: "inference" or "training".
+      config: the model.
+      size: (H, W) of the images, or of the training crops.
+      batch: images per call.
+      stages: run the first so many only; None: all.
+    """
+
+    mode: str
+    config: ModelConfig
+    size: tuple[int, int]
+    batch: int
+    stages: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The model's name for people."""
+        return label_of(self.config, self.stages)
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"{self.mode} of {self.label}, batch {self.batch} of {height}x{width}"
+
+    def check(self) -> None:
+        """Raises UserError for sizes and stages that the model does not take."""
+        name, (height, width) = zoo.name_of(self.config), self.size
+        rows, columns = self.config.multiple
+        if height % rows or width % columns or 0 in self.size:
+            raise UserError(f"--sizes {height}x{width}: {name} takes multiples of {rows}x{columns}")
+        if self.mode == "training" and height != width:
+            raise UserError(f"--sizes {height}x{width}: training crops are square")
+        if self.stages and self.stages > self.config.stages:
+            raise UserError(f"--stages {self.stages}: {name} has {self.config.stages}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How groups are measured.
+
+    Attributes:
+      device: JAX's.
+      precisions: of the JAX contenders.
+      torch_device: for the twin; None where it does not compete.
+      torch_variants: names of `torch_cases.VARIANTS`.
+      warmup, rounds, seconds: of `timing.measure`.
+      tolerance: of `agreement.check`.
+      seed: of weights and images.
+    """
+
+    device: jax.Device
+    precisions: tuple[str, ...] = ("float32",)
+    torch_device: Any = None
+    torch_variants: tuple[str, ...] = ()
+    warmup: int = 2
+    rounds: int = 20
+    seconds: float = 60.0
+    tolerance: float = agreement.TOLERANCE
+    seed: int = 0
+
+    @property
+    def queue(self) -> int:
+        """Pieces of work queued to measure the throughput; 1 on a CPU: none."""
+        return 1 if self.device.platform == "cpu" else QUEUE
+
+
+def contenders(group: Group, settings: Settings) -> list[Contender]:
+    """Makes and compiles a group's contenders; a float32 JAX one comes first if there is one."""
+    config, kind = group.config, {}
+    if group.mode == "training":
+        config = counts.cut(config, group.stages)
+    else:
+        kind = {"stages": group.stages}
+    params = init_params(config, settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    shape = (group.batch, *group.size, 3)
+    images = [rng.integers(0, 256, shape, dtype=np.uint8)]
+    if group.mode == "training":
+        images.append(rng.integers(0, 256, shape, dtype=np.uint8))
+        kind["seed"] = settings.seed
+    make = getattr(jax_cases, group.mode)
+    precisions = sorted(settings.precisions, key=lambda name: name != "float32")
+    made = [
+        make(config, params, *images, precision=precision, device=settings.device, **kind)
+        for precision in precisions
+    ]
+    if settings.torch_device is not None:
+        from dmphn_jax.benchmarking import torch_cases
+
+        make = getattr(torch_cases, group.mode)
+        kind.pop("seed", None)
+        made += [
+            make(config, params, *images, variant=variant, device=settings.torch_device, **kind)
+            for variant in settings.torch_variants
+        ]
+    return made
+
+
+def run(
+    group: Group, settings: Settings, ceilings: Sequence[dict[str, Any]] = ()
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Checks and times a group.
+
+    Args:
+      group: the work.
+      settings: how it is measured.
+      ceilings: of the device; rows get their shares of them.
+
+    Returns:
+      A row per contender, and the comparisons of what they compute, as plain JSON values.
+
+    Raises UserError if it does not fit into memory, DisagreementError if the contenders do not
+    compute the same.
+    """
+    group.check()
+    return guarded(lambda: _run(group, settings, ceilings), group)
+
+
+def _run(
+    group: Group, settings: Settings, ceilings: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    about = {
+        "mode": group.mode,
+        "model": zoo.name_of(group.config),
+        "label": group.label,
+        "stages": group.stages or group.config.stages,
+        "model_width": group.config.width,
+        "height": group.size[0],
+        "width": group.size[1],
+        "batch": group.batch,
+    }
+    made = contenders(group, settings)
+    compared = agreement.check(made, settings.tolerance)
+    times = measure(
+        [contender.case for contender in made],
+        warmup=settings.warmup,
+        rounds=settings.rounds,
+        seconds=settings.seconds,
+        queue=settings.queue,
+    )
+    operations = counts.flops(
+        counts.cut(group.config, group.stages),
+        group.size,
+        group.batch,
+        training=group.mode == "training",
+    )
+    rows = []
+    for contender, taken in zip(made, times, strict=True):
+        seconds = taken.throughput_ms / 1000
+        counted = contender.counts.get("bytes_accessed")
+        rows.append(
+            {
+                **about,
+                "contender": contender.name,
+                "library": contender.library,
+                "variant": contender.variant,
+                "precision": contender.precision,
+                **taken.to_dict(),
+                "images_per_second": group.batch / seconds,
+                "compile_s": contender.compile_s,
+                "memory": contender.memory(),
+                "flops": operations,
+                "flops_per_second": operations / seconds,
+                "share_of_matmul": _share(
+                    operations / seconds, ceiling(ceilings, "matmul", contender.precision)
+                ),
+                "xla": contender.counts or None,
+                "bytes_per_second": counted and counted / seconds,
+                "share_of_copy": _share(counted and counted / seconds, ceiling(ceilings, "copy")),
+            }
+        )
+    return rows, [{**about, **row} for row in compared]
+
+
+def _share(rate: float | None, most: float | None) -> float | None:
+    return rate / most if rate and most else None
+
+
+def guarded(work: Callable[[], Any], what: Any) -> Any:
+    """Returns `work()`; raises UserError about `what` if it does not fit into memory."""
+    try:
+        return work()
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "OutOfMemoryError":
+            raise UserError(f"{what}: does not fit into the device's memory") from None
+        raise

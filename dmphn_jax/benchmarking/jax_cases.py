@@ -1,0 +1,165 @@
+"""The JAX contenders: the Deblurrer's compiled program, and the training loop's compiled step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from dmphn_jax.benchmarking import counts
+from dmphn_jax.benchmarking.contender import Contender
+from dmphn_jax.benchmarking.timing import Case
+from dmphn_jax.data.base import Pair
+from dmphn_jax.data.resident_feed import ResidentFeed
+from dmphn_jax.inference import Deblurrer
+from dmphn_jax.models import ModelConfig, build
+from dmphn_jax.optimizer import make_optimizer
+from dmphn_jax.train_step import data_mesh, init_state, make_train_step
+
+
+def inference(
+    config: ModelConfig,
+    params: dict[str, Any],
+    images: np.ndarray,
+    *,
+    stages: int | None,
+    precision: str,
+    device: jax.Device,
+) -> Contender:
+    """Returns inference as `Deblurrer` does it, from uint8 to uint8, both on the device.
+
+    Args:
+      config, params: the model.
+      images: uint8 (B, H, W, 3), of a size the patch grid divides.
+      stages: run the first so many stages only; None: all.
+      precision: "float32" or "bfloat16".
+      device: that computes.
+    """
+    deblurrer = Deblurrer(
+        params=params, config=config, stages=stages, precision=precision, devices=[device]
+    )
+    arguments = deblurrer._place(images)
+    lowered, compiled, seconds = _compile(deblurrer._programs.quantised, *arguments)
+    return Contender(
+        library="jax",
+        variant=precision,
+        precision=precision,
+        case=Case(f"jax {precision}", lambda: compiled(*arguments), jax.block_until_ready),
+        # A program of its own: the timed one ends in whole grey levels.
+        check=lambda: {"image": np.asarray(deblurrer._programs.raw(*arguments).image)},
+        compile_s=seconds,
+        counts=counts.xla_counts(lowered, compiled),
+        memory=_Memory(device, compiled),
+    )
+
+
+def training(
+    config: ModelConfig,
+    params: dict[str, Any],
+    blurry: np.ndarray,
+    sharp: np.ndarray,
+    *,
+    precision: str,
+    device: jax.Device,
+    seed: int = 0,
+) -> Contender:
+    """Returns one step of training as `train` does it: the paper's recipe, the resident feed.
+
+    Beside the forward pass, the backward pass and Adam's update it cuts the crops from uint8
+    frames (here as large as a crop, so that every step sees the same batch), and computes the
+    training metrics.
+
+    Args:
+      config, params: the model and its weights before the first step.
+      blurry, sharp: uint8 (B, crop, crop, 3).
+      precision: of the computation; parameters stay float32.
+      device: that computes.
+      seed: of the feed.
+    """
+    mesh = data_mesh([device])
+    feed = ResidentFeed(
+        _Pairs(blurry, sharp),
+        mesh=mesh,
+        seed=seed,
+        batch_size=len(blurry),
+        crop_size=blurry.shape[1],
+        progress=False,
+    )
+    tx, schedule = make_optimizer({"schedule": "constant"}, feed.steps_per_epoch)
+    step = make_train_step(build(config, precision), tx, schedule, feed, mesh, seed=seed)
+    state = init_state(params, tx, mesh, ema=False)
+    lowered, compiled, seconds = _compile(step, state, feed.resident, feed.next(1))
+
+    def start() -> dict[str, jax.Array]:
+        nonlocal state
+        state, metrics = compiled(state, feed.resident, feed.next(1))
+        return metrics
+
+    def check() -> dict[str, np.ndarray]:
+        metrics = jax.device_get(start())
+        return {"loss": metrics["loss"], "gradient norm": metrics["gradient_norm"]}
+
+    return Contender(
+        library="jax",
+        variant=precision,
+        precision=precision,
+        case=Case(f"jax {precision}", start, jax.block_until_ready),
+        check=check,
+        compile_s=seconds,
+        counts=counts.xla_counts(lowered, compiled),
+        memory=_Memory(device, compiled),
+    )
+
+
+def _compile(function: Any, *arguments: Any) -> tuple[Any, Any, float]:
+    """Returns a jitted function lowered and compiled, and the seconds both took together."""
+    begun = time.perf_counter()
+    lowered = function.lower(*arguments)
+    compiled = lowered.compile()
+    return lowered, compiled, time.perf_counter() - begun
+
+
+class _Memory:
+    """The peak of a program's device memory: as the device saw it, else as XLA planned it.
+
+    A device keeps one peak for the whole process. It is this program's only if it has risen
+    since this was made; then it includes what else the process held on the device.
+    """
+
+    def __init__(self, device: jax.Device, compiled: Any) -> None:
+        self._device, self._compiled = device, compiled
+        self._before = self._peak()
+
+    def _peak(self) -> int | None:
+        try:
+            stats = self._device.memory_stats() or {}
+        except Exception:  # some backends do not implement it and say so in their own way
+            return None
+        return stats.get("peak_bytes_in_use")
+
+    def __call__(self) -> dict[str, Any] | None:
+        peak, planned = self._peak(), counts.compiled_bytes(self._compiled)
+        if peak is not None and self._before is not None and peak > self._before:
+            return {"bytes": int(peak), "source": "device", "planned_bytes": planned}
+        if planned is None:
+            return None
+        return {"bytes": planned, "source": "compiled", "planned_bytes": planned}
+
+
+class _Pairs:
+    """A source of the pairs of one batch."""
+
+    def __init__(self, blurry: np.ndarray, sharp: np.ndarray) -> None:
+        self._blurry, self._sharp = blurry, sharp
+        self.names = [f"random/{i}" for i in range(len(blurry))]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Pair:
+        return Pair(self._blurry[index], self._sharp[index], self.names[index])
+
+    def shape(self, index: int) -> tuple[int, int]:
+        return self._blurry[index].shape[:2]
