@@ -28,7 +28,7 @@ also writes benchmark.md and benchmark.json.
 With --vs torch, our PyTorch twin of the same network and weights competes: every round runs each
 competitor once, in turn. First it is checked that all give the same image. As released: NCHW, patch
 by patch, float32; channels_last: patches stacked; on a GPU also TF32 and torch.compile with TF32,
-bfloat16 and float16. Where both compute on the CPU they share its cores, one at a time."""
+bfloat16 and float16 (these have not been run yet). Only one computes at a time."""
 
 PRECISIONS = CHOICES["compute_dtype"]
 _SIZES = {"inference": (720, 1280), "training": (256, 256)}
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--width", type=arguments.count, default=32, metavar="N", help="channels of the models (32)"
     )
-    add("--mode", choices=("inference", "training", "both"), default="inference")
+    add(
+        "--mode", choices=("inference", "training", "both"), default="inference", help="(inference)"
+    )
     add(
         "--sizes",
         type=_list_of(arguments.size),
@@ -66,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="first stages of a stack to run (all)",
     )
-    add("--precisions", default="float32", metavar="NAMES", help=f"of {', '.join(PRECISIONS)}")
+    add(
+        "--precisions",
+        default="float32",
+        metavar="NAMES",
+        help=f"{', '.join(PRECISIONS)} (float32)",
+    )
     add("--vs", choices=("torch",), help="compare; needs pip install 'dmphn_jax[compare]'")
     add("--torch-variants", metavar="NAMES", help=f"of {', '.join(VARIANTS)} (what fits here)")
     add(
@@ -117,14 +124,10 @@ def main(argv: list[str]) -> int:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
-    from dmphn_jax.benchmarking import groups, scaling, tables
-    from dmphn_jax.benchmarking.agreement import DisagreementError
-    from dmphn_jax.benchmarking.ceilings import ceilings
+    from dmphn_jax.benchmarking import groups, tables
 
     device = jax.local_devices()[0]
-    torch_device = None
-    if args.vs:
-        torch_device, variants = _torch(device, variants)
+    torch_device, variants = _torch(device, variants) if args.vs else (None, [])
     settings = groups.Settings(
         device=device,
         precisions=tuple(precisions),
@@ -137,19 +140,12 @@ def main(argv: list[str]) -> int:
         seed=args.seed,
     )
     # Everything that can be wrong is found before the first minute of work.
-    work = [
-        groups.Group(mode, model, size, batch, stages)
-        for mode in (("inference", "training") if args.mode == "both" else (args.mode,))
-        for model in models
-        for stages in args.stages or [None]
-        for size in args.sizes or [_SIZES[mode]]
-        for batch in args.batches or [_BATCHES[mode]]
-    ]
-    for group in work:
-        group.check()
-    small = device.platform == "cpu"
-    base = (args.sizes or [(256, 256) if small else (720, 1280)])[0]
-    swept = scaling.sweeps(models[0], base) if args.scaling else {}
+    work, swept, base = _plan(args, models, small=device.platform == "cpu")
+    if args.out:
+        try:
+            os.makedirs(args.out, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {shown(args.out)}: {error.strerror}") from None
     made = tables.report(
         command=shlex.join(["dmphn", "benchmark", *argv]),
         device=device,
@@ -162,41 +158,79 @@ def main(argv: list[str]) -> int:
             "tolerance": args.tolerance,
             "queue": settings.queue,
             "compile_cache": bool(jax.config.jax_compilation_cache_dir),
-            "scaling_base": f"{work[0].label}, batch 1 of {base[0]}x{base[1]}, {precisions[0]}",
+            "scaling_base": f"{base}, {precisions[0]}" if base else None,
         },
     )
-
-    def written() -> None:
-        if args.out:
-            tables.write(args.out, made)
-
-    written()  # a folder that cannot be written to is found out now
-    if not args.no_ceilings:
-        _say("ceilings")
-        made["ceilings"] = ceilings(device, torch_device=torch_device)
-    try:
-        for group in work:
-            _say(str(group))
-            rows, compared = groups.run(group, settings, made["ceilings"])
-            made["rows"] += rows
-            made["agreement"] += compared
-            made["ratios"] += tables.ratios(rows)
-            written()
-        for name, points in swept.items():
-            _say(f"scaling with {name}")
-            made["scaling"].append(scaling.run(name, points, settings))
-            written()
-    except DisagreementError as error:
-        print(f"dmphn: error: {group}: {error}", file=sys.stderr)
+    if not _measure(args, made, settings, work, swept):
         return 1
-    if args.scaling and args.out:
-        from dmphn_jax.report import write_file
-
-        machine = f"{device.device_kind}, {made['date']}"
-        title = f"{made['settings']['scaling_base']}, and one thing varied; {machine}"
-        write_file(Path(args.out) / "scaling.png", scaling.plot(made["scaling"], title))
     print(tables.markdown(made), end="")
     return 0
+
+
+def _plan(
+    args: argparse.Namespace, models: list[ModelConfig], *, small: bool
+) -> tuple[list[Any], dict[str, Any], Any]:
+    """Returns the groups, the sweeps, and the work around which they sweep (None: no sweeps).
+
+    Raises UserError for sizes and stages that a model does not take.
+    """
+    from dmphn_jax.benchmarking import scaling
+    from dmphn_jax.benchmarking.groups import Group
+
+    work = [
+        Group(mode, model, size, batch, stages)
+        for mode in (("inference", "training") if args.mode == "both" else (args.mode,))
+        for model in models
+        for stages in args.stages or [None]
+        for size in args.sizes or [_SIZES[mode]]
+        for batch in args.batches or [_BATCHES[mode]]
+    ]
+    for group in work:
+        group.check()
+    if not args.scaling:
+        return work, {}, None
+    size = args.sizes[0] if args.sizes else (256, 256) if small else _SIZES["inference"]
+    return work, scaling.sweeps(models[0], size), Group("inference", models[0], size, 1)
+
+
+def _measure(
+    args: argparse.Namespace,
+    made: dict[str, Any],
+    settings: Any,
+    work: list[Any],
+    swept: dict[str, Any],
+) -> bool:
+    """Fills the report, writing it after every group; returns False if competitors disagree."""
+    from dmphn_jax.benchmarking import groups, scaling, tables
+    from dmphn_jax.benchmarking.agreement import DisagreementError
+    from dmphn_jax.benchmarking.ceilings import ceilings
+    from dmphn_jax.report import write_file
+
+    if not args.no_ceilings:
+        _say("ceilings")
+        made["ceilings"] = ceilings(settings.device, torch_device=settings.torch_device)
+    for group in work:
+        _say(str(group))
+        try:
+            rows, compared = groups.run(group, settings, made["ceilings"])
+        except DisagreementError as error:
+            print(f"dmphn: error: {group}: {error}", file=sys.stderr)
+            return False
+        made["rows"] += rows
+        made["agreement"] += compared
+        made["ratios"] += tables.ratios(rows)
+        if args.out:
+            tables.write(args.out, made)
+    for name, points in swept.items():
+        _say(f"scaling: {name}")
+        made["scaling"].append(scaling.run(name, points, settings))
+        if args.out:
+            tables.write(args.out, made)
+    if swept and args.out:
+        machine = f"{made['environment']['device']}, {made['date']}"
+        title = f"{made['settings']['scaling_base']}, one thing varied\n{machine}"
+        write_file(Path(args.out) / "scaling.png", scaling.plot(made["scaling"], title))
+    return True
 
 
 def _check_options(

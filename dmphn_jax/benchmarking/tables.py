@@ -21,7 +21,7 @@ Random images, random weights (neither changes the time). Every call is synchron
 stops when the result is there. The rows of one model, size and batch are competitors: after a
 warm-up each round runs every one of them once, in turn. *p50* and *p90* are of single calls.
 *images/s* is the batch over the median time of a call{queued}.
-*compile s* is tracing and compiling of the JAX program{cached}; *compile s* of PyTorch is not told
+*compile s* is tracing and compiling of the JAX program{cached}; what PyTorch compiles is not told
 apart. *memory MB* is, by the letter beside it: *d* the peak the device reports for this process
 so far, *c* what the compiled program needs (arguments, outputs, temporaries), *t* the peak of
 PyTorch's allocator.
@@ -57,7 +57,7 @@ def report(
     """
     libraries = ["jax", "jaxlib", "flax", "optax", "numpy"]
     environment = {
-        "device": device.device_kind,
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -83,6 +83,17 @@ def report(
         "ratios": [],
         "scaling": [],
     }
+
+
+def _processor() -> str:
+    """Returns the CPU's name; JAX calls every one "cpu"."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "CPU"
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,8 +153,8 @@ def markdown(made: dict[str, Any]) -> str:
         lines += ["## Cost against pixels, batch, levels and stages", ""]
         lines += [_scaling_table(made["scaling"]), ""]
         lines += [
-            "Straight lines through the medians by least squares; what is not varied is "
-            f"{made['settings'].get('scaling_base', 'as above')}.",
+            f"Around {settings['scaling_base']}; one thing varied at a time. Straight lines "
+            "through the medians by least squares.",
             "",
         ]
     notes = NOTES.format(

@@ -89,7 +89,10 @@ def training(
         betas=(DEFAULTS["beta1"], DEFAULTS["beta2"]),
         eps=DEFAULTS["epsilon"],
     )
-    scaler = torch.amp.GradScaler(device.type, enabled=how.precision == "float16")
+    # Its usual first scale, 2^16, may overflow in the first steps, which it would then skip.
+    scaler = torch.amp.GradScaler(
+        device.type, init_scale=2.0**10, enabled=how.precision == "float16"
+    )
 
     def start() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
