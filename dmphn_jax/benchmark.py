@@ -28,7 +28,7 @@ also writes benchmark.md and benchmark.json.
 With --vs torch, our PyTorch twin of the same network and weights competes: every round runs each
 competitor once, in turn. First it is checked that all give the same image. As released: NCHW, patch
 by patch, float32; channels_last: patches stacked; on a GPU also TF32 and torch.compile with TF32,
-bfloat16 and float16 (these have not been run yet). Only one computes at a time."""
+bfloat16 and float16 (not run on one so far). Only one computes at a time."""
 
 PRECISIONS = CHOICES["compute_dtype"]
 _SIZES = {"inference": (720, 1280), "training": (256, 256)}

@@ -123,6 +123,7 @@ def plot(found: Sequence[dict[str, Any]], title: str) -> bytes:
         axes.set_title(f"R² = {sweep['r2']:.4f}", fontsize=10)
         axes.set_xlabel(sweep["x_label"])
         axes.set_ylabel("ms per call")
+        axes.set_xticks([0, *x], [f"{tick:.2g}" for tick in (0, *x)])
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.grid(True, alpha=0.25)

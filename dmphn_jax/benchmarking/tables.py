@@ -17,7 +17,7 @@ from dmphn_jax.report import table, write_file
 FORMAT = 1
 
 NOTES = """\
-Random images, random weights (neither changes the time). Every call is synchronised: the clock
+Random images, and random weights as training begins with. Every call is synchronised: the clock
 stops when the result is there. The rows of one model, size and batch are competitors: after a
 warm-up each round runs every one of them once, in turn. *p50* and *p90* are of single calls.
 *images/s* is the batch over the median time of a call{queued}.

@@ -106,9 +106,8 @@ def training(
         return loss.detach()
 
     def check() -> dict[str, np.ndarray]:
-        scale = scaler.get_scale()  # of the gradients that this step leaves behind, 1 if unused
-        loss = start()
-        norms = torch.stack([p.grad.norm() / scale for p in net.parameters()])
+        loss = start()  # leaves the gradients behind, the scaler's factor taken out
+        norms = torch.stack([p.grad.norm() for p in net.parameters()])
         numbers = {"loss": loss, "gradient norm": norms.norm()}
         return {name: value.reshape(1).cpu().numpy() for name, value in numbers.items()}
 
