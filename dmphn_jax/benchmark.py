@@ -125,7 +125,9 @@ def main(argv: list[str]) -> int:
     import jax
 
     from dmphn_jax.benchmarking import groups, tables
+    from dmphn_jax.runtime import keep_freed_memory
 
+    keep_freed_memory()  # as the commands do that train and deblur; PyTorch gains too
     device = jax.local_devices()[0]
     torch_device, variants = _torch(device, variants) if args.vs else (None, [])
     settings = groups.Settings(

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
 
     _use_all_cores()
     runtime.cache_compilations()
+    runtime.keep_freed_memory()
     folder = Path(args.output)
     config = experiment.get_config()
     config.num_steps = args.steps or config.num_steps

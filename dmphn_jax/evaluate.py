@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from dmphn_jax.data import open_source
-    from dmphn_jax.runtime import cache_compilations
+    from dmphn_jax.runtime import cache_compilations, keep_freed_memory
 
     check_checkpoints(args.checkpoints, args.stages)  # before any hour of work
     options = {
@@ -102,6 +102,7 @@ def main(argv: list[str]) -> int:
     if (args.devices or 0) > len(devices):
         raise UserError(f"--devices {args.devices}: this machine has {len(devices)}")
     cache_compilations()
+    keep_freed_memory()
     source = open_source(args.data, split=args.split, **options)
     if not len(source):
         raise UserError(f"--data {args.data} --split {args.split}: there are no pairs")

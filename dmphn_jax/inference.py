@@ -17,6 +17,7 @@ from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.models import ModelConfig, build
 from dmphn_jax.models.output import Output
+from dmphn_jax.runtime import compiler_options
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -80,7 +81,8 @@ class Deblurrer:
         self.precision = precision
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("data",))
         self.params = jax.device_put(params, NamedSharding(self._mesh, P()))
-        self._programs = _programs(config, precision, self.stages)
+        platform = self._mesh.devices.flat[0].platform
+        self._programs = _programs(config, precision, self.stages, platform)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
@@ -149,7 +151,7 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs(config: ModelConfig, precision: str, stages: int) -> _Programs:
+def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -> _Programs:
     """Returns the programs of a model; one set per process, so new parameters recompile nothing."""
     module = build(config, precision)
 
@@ -162,4 +164,7 @@ def _programs(config: ModelConfig, precision: str, stages: int) -> _Programs:
         y = (raw(params, images).image + 0.5) * top
         return jnp.clip(jnp.round(y), 0, top).astype(images.dtype)
 
-    return _Programs(jax.jit(raw), jax.jit(quantised))
+    options = compiler_options(platform)
+    return _Programs(
+        jax.jit(raw, compiler_options=options), jax.jit(quantised, compiler_options=options)
+    )

@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
 
     distributed.start(args.coordinator, args.num_processes, args.process_id)
     runtime.cache_compilations()
+    runtime.keep_freed_memory()
     if args.mode == "evaluate":
         return _evaluate(config, workdir)
 

@@ -15,6 +15,7 @@ from dmphn_jax.data.augment import augment
 from dmphn_jax.data.base import Feed
 from dmphn_jax.errors import UserError
 from dmphn_jax.losses import training_loss
+from dmphn_jax.runtime import compiler_options
 
 _STEP_STREAM = 1  # folded into the seed; the initial weights take the seed itself
 
@@ -149,7 +150,8 @@ def make_train_step(
         return TrainState(state.step + 1, params, average, opt_state), metrics
 
     # XLA:CPU runs the convolutions of a loop's body ten times slower, a loop of one turn's too.
-    looped = mesh.devices.flat[0].platform != "cpu"
+    platform = mesh.devices.flat[0].platform
+    looped = platform != "cpu"
 
     def many(state: TrainState, resident: Any, batches: Any) -> tuple[TrainState, Any]:
         if looped:
@@ -160,7 +162,12 @@ def make_train_step(
             metrics.append(values)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
-    return jax.jit(many, donate_argnums=0, out_shardings=(replicated, replicated))
+    return jax.jit(
+        many,
+        donate_argnums=0,
+        out_shardings=(replicated, replicated),
+        compiler_options=compiler_options(platform),
+    )
 
 
 def ema_rate(decay: float, update: Any) -> jax.Array:

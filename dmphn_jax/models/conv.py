@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from dmphn_jax.models import conv_gradients
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -17,16 +20,9 @@ def convolve(
 ) -> jax.Array:
     """3x3 convolution with a border of one zero: (B, H, W, C) -> (B, H/stride, W/stride, D).
 
-    `kernel` is (3, 3, C, D).
+    `kernel` is (3, 3, C, D). Gradients are `conv_gradients`'; forward-mode is not defined.
     """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((1, 1), (1, 1)),
-        dimension_numbers=_LAYOUT,
-        precision=precision,
-    )
+    return _convolve(stride, precision, x, kernel)
 
 
 def convolve_transposed(
@@ -40,20 +36,69 @@ def convolve_transposed(
     Computed as a sub-pixel convolution: each of the four output phases sees 2x2 of the input, so
     one 2x2 convolution gives all four phases, and no multiplication meets an inserted zero.
     """
-    batch, height, width, _ = x.shape
-    channels = kernel.shape[-1]
-    # Taps (0, 2) of the kernel make the even outputs from inputs (i-1, i), taps (1, 3) the odd
-    # ones from (i, i+1). Axes: tap row, phase row, tap column, phase column, in, out.
-    taps = jnp.reshape(kernel, (2, 2, 2, 2, -1, channels))
-    taps = jnp.transpose(taps, (0, 2, 4, 1, 3, 5))
-    taps = jnp.reshape(taps, (2, 2, -1, 4 * channels))
-    y = lax.conv_general_dilated(
-        x, taps, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT, precision=precision
+    return _convolve_transposed(precision, x, kernel)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """(B, H, W, D) + (D)."""
+    return x + jnp.reshape(bias, (1, 1, 1, -1))
+
+
+add_bias.defvjp(
+    lambda x, bias: (add_bias(x, bias), None),
+    lambda _, g: (g, conv_gradients.of_bias(g)),
+)
+
+
+def _plain(stride: int, precision: lax.PrecisionLike, x: jax.Array, kernel: jax.Array):
+    """The 3x3 convolution with XLA's own gradients."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=_LAYOUT,
+        precision=precision,
     )
-    y = jnp.reshape(y, (batch, height + 1, width + 1, 2, 2, channels))
-    phases = [[y[:, a : a + height, b : b + width, a, b] for b in range(2)] for a in range(2)]
-    y = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)  # B, H, 2, W, 2, D
-    return jnp.reshape(y, (batch, 2 * height, 2 * width, channels))
+
+
+def _plain_transposed(precision: lax.PrecisionLike, x: jax.Array, kernel: jax.Array):
+    """The transposed convolution with XLA's own gradients."""
+    batch, height, width, channels = x.shape
+    features = kernel.shape[-1]
+    # With a border of one, pixels 2i - 1 and 2i of the output are taps (1, 3) and (0, 2) of the
+    # kernel on inputs (i - 1, i). Axes: tap row, phase row, tap column, phase column, C, D.
+    taps = jnp.flip(jnp.reshape(kernel, (2, 2, 2, 2, channels, features)), (1, 3))
+    taps = jnp.transpose(taps, (0, 2, 4, 1, 3, 5))
+    y = lax.conv_general_dilated(
+        x,
+        jnp.reshape(taps, (2, 2, channels, 4 * features)),
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=_LAYOUT,
+        precision=precision,
+    )
+    y = jnp.reshape(y, (batch, height + 1, width + 1, 2, 2, features))
+    y = jnp.transpose(y, (0, 1, 3, 2, 4, 5))
+    return jnp.reshape(y, (batch, 2 * height + 2, 2 * width + 2, features))[:, 1:-1, 1:-1]
+
+
+# The same functions with gradients chosen by platform.
+_convolve = jax.custom_vjp(_plain, nondiff_argnums=(0, 1))
+_convolve.defvjp(
+    lambda stride, precision, x, kernel: (_plain(stride, precision, x, kernel), (x, kernel)),
+    lambda stride, precision, saved, g: conv_gradients.of_convolution(
+        functools.partial(_plain, stride, precision), *saved, g, stride=stride, precision=precision
+    ),
+)
+_convolve_transposed = jax.custom_vjp(_plain_transposed, nondiff_argnums=(0,))
+_convolve_transposed.defvjp(
+    lambda precision, x, kernel: (_plain_transposed(precision, x, kernel), (x, kernel)),
+    lambda precision, saved, g: conv_gradients.of_transposed(
+        functools.partial(_plain_transposed, precision), *saved, g, precision=precision
+    ),
+)
 
 
 def initial_deviation(shape: tuple[int, ...]) -> float:
@@ -96,4 +141,4 @@ class Conv(nn.Module):
             x = convolve_transposed(x, kernel, precision=self.precision)
         else:
             x = convolve(x, kernel, stride=self.stride, precision=self.precision)
-        return x + jnp.reshape(bias.astype(self.dtype), (1, 1, 1, -1))
+        return add_bias(x, bias.astype(self.dtype))
