@@ -12,7 +12,7 @@ import numpy as np
 from dmphn_jax.benchmarking import agreement, counts, jax_cases
 from dmphn_jax.benchmarking.ceilings import ceiling
 from dmphn_jax.benchmarking.contender import Contender
-from dmphn_jax.benchmarking.timing import measure
+from dmphn_jax.benchmarking.timing import Stolen, measure
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params, zoo
 from dmphn_jax.report import label_of
@@ -156,6 +156,7 @@ def _run(
     }
     made = contenders(group, settings)
     compared = agreement.check(made, settings.tolerance)
+    stolen = Stolen()
     times = measure(
         [contender.case for contender in made],
         warmup=settings.warmup,
@@ -163,6 +164,7 @@ def _run(
         seconds=settings.seconds,
         queue=settings.queue,
     )
+    about["stolen_share"] = stolen.share()
     operations = counts.flops(
         counts.cut(group.config, group.stages),
         group.size,

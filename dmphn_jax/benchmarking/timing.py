@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,8 @@ class Times:
         """Median milliseconds per piece when work is queued; of single pieces where it is not."""
         return float(np.median(self.queued or self.single))
 
-    def to_dict(self) -> dict[str, float | int]:
-        """Returns the summary as plain JSON values."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the summary and the single times as plain JSON values."""
         return {
             "rounds": len(self.single),
             "p50_ms": self.quantile(0.5),
@@ -63,6 +64,7 @@ class Times:
             "mean_ms": float(np.mean(self.single)),
             "min_ms": min(self.single),
             "throughput_ms": self.throughput_ms,
+            "times_ms": list(self.single),
         }
 
 
@@ -122,3 +124,30 @@ def _milliseconds(case: Case, count: int, clock: Callable[[], float]) -> float:
         pending = case.start()
     case.wait(pending)
     return 1000 * (clock() - begun)
+
+
+class Stolen:
+    """Counts what share of the processors' time a virtual machine's host gave to other guests.
+
+    Where it is not small, times are longer than the machine's own, and ratios less certain.
+    """
+
+    def __init__(self) -> None:
+        self._begun = _processor_time()
+
+    def share(self) -> float | None:
+        """Returns the share since the beginning, 0 to 1; None where the system does not tell."""
+        now = _processor_time()
+        if self._begun is None or now is None or now[1] <= self._begun[1]:
+            return None
+        return (now[0] - self._begun[0]) / (now[1] - self._begun[1])
+
+
+def _processor_time() -> tuple[int, int] | None:
+    """Returns (stolen, busy or stolen) clock ticks of all processors since the start (Linux)."""
+    try:
+        line = Path("/proc/stat").read_text().splitlines()[0]
+        user, nice, system, _, _, irq, softirq, steal = map(int, line.split()[1:9])
+    except (OSError, ValueError, IndexError):
+        return None
+    return steal, user + nice + system + irq + softirq + steal
