@@ -50,6 +50,7 @@ def test_crops_agree_with_the_equations(model, reference):
     for stage, images in enumerate(expected):
         for level, image in enumerate(images):
             # Of the largest value: images of the finer levels are residuals, as large as 5.
-            atol = 1e-5 * max(1, np.abs(image).max())
+            # Measured: 1.05e-5 at one value of the largest; XLA's convolutions add up in float32.
+            atol = 2e-5 * max(1, np.abs(image).max())
             np.testing.assert_allclose(output.levels[stage][level] - 0.5, image, atol=atol, rtol=0)
         np.testing.assert_allclose(output.stages[stage] - 0.5, images[0], atol=1e-5, rtol=0)
