@@ -34,10 +34,7 @@ def of_convolution(
     def cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         channels, features = kernel.shape[2:]
         if stride == 2:
-            taps = _correlate(_folded(x), g, precision)  # (2, 2, 4C, D): 4x4 taps
-            taps = jnp.reshape(taps, (2, 2, 2, 2, channels, features))
-            taps = jnp.transpose(taps, (0, 2, 1, 3, 4, 5))
-            return jnp.reshape(taps, (4, 4, channels, features))[:3, :3]
+            return _correlate_folded(x, g, precision)[:3, :3]
         if features < channels:
             # A product with few columns wastes the vector units: exchange the roles.
             taps = _correlate(_padded(g), x, precision)
@@ -78,11 +75,8 @@ def of_transposed(
         )
 
     def cpu_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        channels, features = kernel.shape[2:]
-        taps = _correlate(_folded(g), x, precision)  # (2, 2, 4D, C)
-        taps = jnp.reshape(taps, (2, 2, 2, 2, features, channels))
-        taps = jnp.transpose(taps, (0, 2, 1, 3, 5, 4))
-        return jnp.flip(jnp.reshape(taps, kernel.shape), (0, 1))
+        taps = _correlate_folded(g, x, precision)
+        return jnp.flip(jnp.transpose(taps, (0, 1, 3, 2)), (0, 1))
 
     return (
         lax.platform_dependent(x, kernel, g, cpu=cpu_input, default=_input_gradient(function)),
@@ -140,3 +134,17 @@ def _correlate(x: jax.Array, g: jax.Array, precision: lax.PrecisionLike) -> jax.
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
         precision=precision,
     )
+
+
+def _correlate_folded(large: jax.Array, small: jax.Array, precision: lax.PrecisionLike):
+    """Filter gradient of a 4x4 convolution with stride 2 and a border of one.
+
+    For `large` (B, 2H, 2W, C), with that border, and `small` (B, H, W, D) it is the sum over
+    b, i, j of large[b, 2i + r, 2j + s, c] * small[b, i, j, d]: (4, 4, C, D).
+    """
+    channels, features = large.shape[-1], small.shape[-1]
+    # The folded image is the window, not the image: it is taken as it lies in memory.
+    taps = jnp.flip(_correlate(_padded(small), _folded(large), precision), (0, 1))
+    # Axes: tap row, tap column, D, phase row, phase column, C.
+    taps = jnp.reshape(taps, (2, 2, features, 2, 2, channels))
+    return jnp.reshape(jnp.transpose(taps, (0, 3, 1, 4, 5, 2)), (4, 4, channels, features))
