@@ -57,10 +57,9 @@ def test_crops_agree_with_the_equations(model, reference):
         np.testing.assert_allclose(output.stages[stage] - 0.5, images[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("model", ["DMPHN_1_2_4", "SDNet2"])
-def test_bfloat16_costs_hardly_any_quality(model, reference):
-    """A part of a real frame, 96x128, keeps its PSNR to 0.05 dB (measured: -0.033, +0.036)."""
-    params, config = params_from_torch(reference / "checkpoints" / model)
+def test_bfloat16_costs_hardly_any_quality(reference):
+    """A part of a real frame, 96x128, keeps its PSNR to 0.05 dB (measured: +0.036)."""
+    params, config = params_from_torch(reference / "checkpoints" / "SDNet2")
     folder = reference / "pairs" / "GOPRO_Large" / "test" / "GOPR0384_11_00"
     blurry, sharp = (
         np.asarray(Image.open(folder / side / "000001.png"))[300:396, 560:688]

@@ -29,10 +29,10 @@ def step_of(config, model, **options):
 
 @pytest.fixture(scope="module")
 def program():
-    """The optimised HLO of a step of Stack(2)-DMPHN(1-2), augmented, averaged."""
+    """The optimised HLO of a step of DMPHN(1-2), augmented, averaged."""
     config = tiny_config(crop_size=16)
     step, arguments = step_of(
-        config, ModelConfig(hierarchy="1-2", stages=2, width=2), recipe="stack", ema_decay=0.9
+        config, ModelConfig(hierarchy="1-2", width=2), recipe="stack", ema_decay=0.9
     )
     return step.lower(*arguments).compile().as_text()
 
