@@ -35,8 +35,7 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.train import train
 
     _use_all_cores()
-    runtime.cache_compilations()
-    runtime.keep_freed_memory()
+    runtime.prepare()
     folder = Path(args.output)
     config = experiment.get_config()
     config.num_steps = args.steps or config.num_steps

@@ -29,9 +29,8 @@ def main(argv: list[str]) -> int:
 
     from dmphn_jax import distributed, runtime
 
+    runtime.prepare()
     distributed.start(args.coordinator, args.num_processes, args.process_id)
-    runtime.cache_compilations()
-    runtime.keep_freed_memory()
     if args.mode == "evaluate":
         return _evaluate(config, workdir)
 

@@ -16,13 +16,20 @@ def cache_compilations() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return  # jax reads it itself
+    folder = cache_folder("compiled")
+    if folder is not None:  # a read-only home costs a compilation per run, nothing else
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def cache_folder(name: str) -> Path | None:
+    """Returns a folder of the user's cache, made if need be; None where it cannot be written."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "dmphn_jax" / "compiled"
+    folder = Path(base) / "dmphn_jax" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # a read-only home costs a compilation per run, nothing else
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 @functools.cache
@@ -45,23 +52,42 @@ def compiler_options(platform: str) -> dict[str, str] | None:
     return options
 
 
+def prepare() -> None:
+    """What commands that compute do first, before JAX starts."""
+    cache_compilations()
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Where JAX computes on the CPU, lets the process keep freed memory for its next use.
 
     A network takes and frees hundreds of megabytes per call. Given back to the system in between,
-    each page is cleared and mapped anew: up to a tenth of a 720p image's time. No effect where
-    the C library is not glibc.
+    each page is cleared and mapped anew: a tenth of a 720p image's time, or of a training step's.
+    Call it before JAX starts. No effect where the C library is not glibc.
     """
     import ctypes
 
-    import jax
-
-    if jax.default_backend() != "cpu":
+    if _accelerators():
         return
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and values of malloc.h
+    M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # names and values of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    # A thread's own heap gives every large block back, whatever the settings above.
+    mallopt(M_ARENA_MAX, 1)
+
+
+def _accelerators() -> bool:
+    """Tells whether JAX may find other devices than the CPU, without starting it."""
+    import importlib.metadata
+    import importlib.util
+
+    import jax
+
+    if jax.config.jax_platforms:
+        return jax.config.jax_platforms.split(",")[0] != "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return bool(plugins) or importlib.util.find_spec("libtpu") is not None

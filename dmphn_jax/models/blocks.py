@@ -26,8 +26,8 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, h, w, C) -> (B, h, w, C)."""
         conv = {"features": x.shape[-1], "dtype": self.dtype, "precision": exactness(self.dtype)}
-        y = nn.relu(Conv(**conv, name="conv_1")(x))
-        return x + Conv(**conv, name="conv_2")(y)
+        y = Conv(**conv, name="conv_1")(x, relu=True)
+        return Conv(**conv, name="conv_2")(y, x)
 
 
 class Encoder(nn.Module):

@@ -4,67 +4,120 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmphn_jax import cpu_kernels
 from dmphn_jax.models import conv_gradients
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+class How(NamedTuple):
+    """Which of the convolutions, and what follows it."""
+
+    stride: int
+    transposed: bool
+    relu: bool
+    precision: lax.PrecisionLike
+
+
 def convolve(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, precision: lax.PrecisionLike = None
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    residual: jax.Array | None = None,
+    *,
+    stride: int = 1,
+    transposed: bool = False,
+    relu: bool = False,
+    precision: lax.PrecisionLike = None,
 ) -> jax.Array:
-    """3x3 convolution with a border of one zero: (B, H, W, C) -> (B, H/stride, W/stride, D).
+    """Convolves (B, H, W, C) to (B, H', W', D), adds bias (D) and residual, and applies ReLU.
 
-    `kernel` is (3, 3, C, D). Gradients are `conv_gradients`'; forward-mode is not defined.
+    `kernel` is (3, 3, C, D), with a border of one zero and H' = H/stride; or, transposed,
+    (4, 4, C, D), with H' = 2H. That one equals PyTorch's
+    `ConvTranspose2d(C, D, 4, stride=2, padding=1)` for `kernel[i, j] = weight[:, :, 3 - i, 3 - j]`.
+
+    On a CPU `cpu_kernels` compute it where they can. Gradients are `conv_gradients`';
+    forward-mode differentiation is not defined.
     """
-    return _convolve(stride, precision, x, kernel)
+    return _convolve(How(stride, transposed, relu, precision), x, kernel, bias, residual)
 
 
-def convolve_transposed(
-    x: jax.Array, kernel: jax.Array, *, precision: lax.PrecisionLike = None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(
+    how: How, x: jax.Array, kernel: jax.Array, bias: jax.Array, residual: jax.Array | None
 ) -> jax.Array:
-    """4x4 transposed convolution, stride 2: (B, H, W, C) -> (B, 2H, 2W, D).
+    def plain(x, kernel, bias, residual):
+        y = convolve_plainly(how, x, kernel) + bias
+        if residual is not None:
+            y = y + residual
+        return nn.relu(y) if how.relu else y
 
-    Equals PyTorch's `ConvTranspose2d(C, D, 4, stride=2, padding=1)` for
-    `kernel[i, j] = weight[:, :, 3 - i, 3 - j]`, of shape (4, 4, C, D).
+    def kernels(x, kernel, bias, residual):
+        stride, transposed = (2, True) if how.transposed else (how.stride, False)
+        return cpu_kernels.convolve(
+            x,
+            kernel,
+            bias,
+            residual,
+            stride=stride,
+            transposed=transposed,
+            flipped=transposed,
+            relu=how.relu,
+        )
 
-    Computed as a sub-pixel convolution: each of the four output phases sees 2x2 of the input, so
-    one 2x2 convolution gives all four phases, and no multiplication meets an inserted zero.
-    """
-    return _convolve_transposed(precision, x, kernel)
-
-
-@jax.custom_vjp
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """(B, H, W, D) + (D)."""
-    return x + jnp.reshape(bias, (1, 1, 1, -1))
-
-
-add_bias.defvjp(
-    lambda x, bias: (add_bias(x, bias), None),
-    lambda _, g: (g, conv_gradients.of_bias(g)),
-)
+    if not cpu_kernels.serve(x.dtype, kernel.shape[3]):
+        return plain(x, kernel, bias, residual)
+    return lax.platform_dependent(x, kernel, bias, residual, cpu=kernels, default=plain)
 
 
-def _plain(stride: int, precision: lax.PrecisionLike, x: jax.Array, kernel: jax.Array):
-    """The 3x3 convolution with XLA's own gradients."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((1, 1), (1, 1)),
-        dimension_numbers=_LAYOUT,
-        precision=precision,
+def _convolve_forward(how: How, x, kernel, bias, residual):
+    y = _convolve(how, x, kernel, bias, residual)
+    return y, (x, kernel, y if how.relu else None, residual is not None)
+
+
+def _convolve_backward(how: How, saved, g):
+    x, kernel, y, has_residual = saved
+    if y is not None:
+        g = jnp.where(y > 0, g, 0)
+    arguments = functools.partial(convolve_plainly, how), x, kernel, g
+    kind = {"stride": how.stride, "transposed": how.transposed}
+    return (
+        conv_gradients.of_input(*arguments, **kind),
+        *conv_gradients.of_kernel_and_bias(*arguments, **kind),
+        g if has_residual else None,
     )
 
 
-def _plain_transposed(precision: lax.PrecisionLike, x: jax.Array, kernel: jax.Array):
-    """The transposed convolution with XLA's own gradients."""
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def convolve_plainly(how: How, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution alone, by XLA and with XLA's own gradients."""
+    if how.transposed:
+        return _transposed(x, kernel, how.precision)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (how.stride, how.stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=_LAYOUT,
+        precision=how.precision,
+    )
+
+
+def _transposed(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+    """The transposed convolution as a sub-pixel convolution.
+
+    Each of the four output phases sees 2x2 of the input, so one 2x2 convolution gives all four
+    phases, and no multiplication meets an inserted zero.
+    """
     batch, height, width, channels = x.shape
     features = kernel.shape[-1]
     # With a border of one, pixels 2i - 1 and 2i of the output are taps (1, 3) and (0, 2) of the
@@ -82,23 +135,6 @@ def _plain_transposed(precision: lax.PrecisionLike, x: jax.Array, kernel: jax.Ar
     y = jnp.reshape(y, (batch, height + 1, width + 1, 2, 2, features))
     y = jnp.transpose(y, (0, 1, 3, 2, 4, 5))
     return jnp.reshape(y, (batch, 2 * height + 2, 2 * width + 2, features))[:, 1:-1, 1:-1]
-
-
-# The same functions with gradients chosen by platform.
-_convolve = jax.custom_vjp(_plain, nondiff_argnums=(0, 1))
-_convolve.defvjp(
-    lambda stride, precision, x, kernel: (_plain(stride, precision, x, kernel), (x, kernel)),
-    lambda stride, precision, saved, g: conv_gradients.of_convolution(
-        functools.partial(_plain, stride, precision), *saved, g, stride=stride, precision=precision
-    ),
-)
-_convolve_transposed = jax.custom_vjp(_plain_transposed, nondiff_argnums=(0,))
-_convolve_transposed.defvjp(
-    lambda precision, x, kernel: (_plain_transposed(precision, x, kernel), (x, kernel)),
-    lambda precision, saved, g: conv_gradients.of_transposed(
-        functools.partial(_plain_transposed, precision), *saved, g, precision=precision
-    ),
-)
 
 
 def initial_deviation(shape: tuple[int, ...]) -> float:
@@ -130,15 +166,21 @@ class Conv(nn.Module):
     precision: lax.PrecisionLike = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, H', W', features)."""
+    def __call__(
+        self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False
+    ) -> jax.Array:
+        """(B, H, W, C) -> (B, H', W', features): `convolve` with the module's parameters."""
         size = 4 if self.transposed else 3
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", paper_init, shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x = x.astype(self.dtype)
-        if self.transposed:
-            x = convolve_transposed(x, kernel, precision=self.precision)
-        else:
-            x = convolve(x, kernel, stride=self.stride, precision=self.precision)
-        return add_bias(x, bias.astype(self.dtype))
+        return convolve(
+            x.astype(self.dtype),
+            kernel,
+            bias.astype(self.dtype),
+            residual,
+            stride=self.stride,
+            transposed=self.transposed,
+            relu=relu,
+            precision=self.precision,
+        )

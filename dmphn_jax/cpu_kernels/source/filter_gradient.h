@@ -1,0 +1,181 @@
+// Filter gradients of convolutions in float32.
+
+#ifndef DMPHN_JAX_FILTER_GRADIENT_H_
+#define DMPHN_JAX_FILTER_GRADIENT_H_
+
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "parallel.h"
+#include "vectors.h"
+
+namespace dmphn {
+
+// Correlates x (B, stride * H, stride * W, C), with a border of 1, and g (B, H, W, D): the sums
+// over b, i, j of x[b, i * stride + r - 1, j * stride + s - 1, c] g[b, i, j, d], (size, size, C, D).
+struct Correlation {
+  Shape large;  // x
+  Shape small;  // g
+  int64_t size, stride;
+};
+
+// A row of x, and the row of g that meets it.
+struct RowPair {
+  const float* image;
+  const float* gradient;
+};
+
+// Adds the products of `width` pixels of the rows, from offsets in x and g on, to sums
+// [kTile][kVectors * kLanes]: kTile channels of x, whose pixels are kStep floats apart, by kVectors
+// of features.
+template <int kVectors, int kTile, int kStep>
+void AccumulateOuter(const RowPair* rows, int64_t count, int64_t image_offset,
+                     int64_t gradient_offset, int64_t width, int64_t gradient_step, float* out) {
+  Vec sums[kTile][kVectors];
+#pragma GCC unroll 12
+  for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sums[c][v] = At(out + (c * kVectors + v) * kLanes);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const float* image = rows[i].image + image_offset;
+    const float* gradient = rows[i].gradient + gradient_offset;
+    for (int64_t j = 0; j < width; ++j, image += kStep, gradient += gradient_step) {
+      Vec g[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) g[v] = At(gradient + v * kLanes);
+#pragma GCC unroll 12
+      for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums[c][v] += g[v] * image[c];
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) At(out + (c * kVectors + v) * kLanes) = sums[c][v];
+  }
+}
+
+using OuterAccumulator = decltype(&AccumulateOuter<1, 1, kChannelTile>);
+
+template <int kVectors, int kStep, int... kTiles>
+constexpr std::array<OuterAccumulator, kChannelTile> OuterAccumulators(
+    std::integer_sequence<int, kTiles...>) {
+  return {&AccumulateOuter<kVectors, kTiles + 1, kStep>...};
+}
+
+// By the vectors of a block, the step between pixels (1 or 2) and the channels, each less one.
+constexpr auto kOuterTiles = std::make_integer_sequence<int, kChannelTile>();
+constexpr std::array<OuterAccumulator, kChannelTile> kOuterAccumulators[2][2] = {
+    {OuterAccumulators<1, kChannelTile>(kOuterTiles), OuterAccumulators<1, 2 * kChannelTile>(kOuterTiles)},
+    {OuterAccumulators<2, kChannelTile>(kOuterTiles), OuterAccumulators<2, 2 * kChannelTile>(kOuterTiles)}};
+
+// Computes the correlation into `output`, (size, size, C, D) or, if swapped, (size, size, D, C),
+// reversed in r and s if flipped; and the sum of g over b, i, j into `sum`, (D).
+// D is a multiple of kLanes. The order of summation depends on the shapes only.
+inline void FilterGradient(xla::ffi::ThreadPool& pool, const Correlation& work, const float* large,
+                           const float* small, bool swapped, bool flipped, float* output,
+                           float* sum) {
+  const int64_t channels = work.large.channels, features = work.small.channels, size = work.size;
+  const int64_t block_size = BlockOf(features);
+  const int64_t channel_blocks = CeilDiv(channels, kDepth), blocks = features / block_size;
+  const int64_t height = work.small.height, width = work.small.width, rows = work.small.rows();
+  const auto& accumulators = kOuterAccumulators[block_size / kLanes - 1][work.stride - 1];
+
+  // Pixels that are summed before the sums go back to memory: of a part of a row, or of a few rows.
+  constexpr int64_t kPixels = 96;
+  const int64_t together = std::max<int64_t>(kPixels / width, 1);
+  // Every task sums a chunk of rows for one block of channels and of features, on its own; the
+  // chunks are added up afterwards.
+  const int64_t chunks = std::min(rows, CeilDiv(16, channel_blocks * blocks));
+  const int64_t taps = size * size, tap_size = kDepth * block_size;
+  const int64_t part_size = taps * tap_size + block_size;
+  const int64_t parts = channel_blocks * blocks;
+  float* const sums = Scratch(Use::kCall, chunks * parts * part_size);
+  ParallelFor(pool, chunks * parts, [&](int64_t task) {
+    const int64_t part = task % parts, chunk = task / parts;
+    const int64_t channel_block = part / blocks, block = part % blocks;
+    const int64_t depth = std::min<int64_t>(kDepth, channels - channel_block * kDepth);
+    float* const own = sums + task * part_size;
+    std::fill_n(own, part_size, 0.0f);
+    PaddedRows<kChannelTile> padded(large + channel_block * kDepth, work.large, depth,
+                                    together * work.stride + size - 1);
+    RowPair pairs[4][kPixels];  // by the kernel's row
+    int64_t counts[4];
+    const int64_t end = rows * (chunk + 1) / chunks;
+    for (int64_t begin = rows * chunk / chunks; begin < end; begin += together) {
+      const int64_t stop = std::min(begin + together, end);
+      const float* gradient = small + block * block_size;
+      for (int64_t r = 0; r < size; ++r) {
+        counts[r] = 0;
+        for (int64_t row = begin; row < stop; ++row) {
+          const int64_t i = row % height * work.stride + r - 1;
+          if (i < 0 || i >= work.large.height) continue;
+          pairs[r][counts[r]++] = {padded.Row(row / height, i), gradient + row * width * features};
+        }
+      }
+      ForParts(width, kPixels, [&](int64_t j, int64_t length) {
+        for (int64_t tile = 0; tile < CeilDiv(depth, kChannelTile); ++tile) {
+          const int64_t c = tile * kChannelTile;
+          const auto accumulate = accumulators[std::min<int64_t>(kChannelTile, depth - c) - 1];
+          for (int64_t r = 0; r < size; ++r) {
+            for (int64_t s = 0; s < size; ++s) {
+              const int64_t pixel = (j * work.stride + s) * kChannelTile;
+              accumulate(pairs[r], counts[r], tile * padded.block_stride() + pixel, j * features,
+                         length, features, own + (r * size + s) * tap_size + c * block_size);
+            }
+          }
+        }
+      });
+      if (channel_block > 0) continue;
+      float* const own_sum = own + taps * tap_size;
+      const int64_t first = begin * width, pixels = (stop - begin) * width;
+      for (int64_t d = 0; d < block_size; d += kLanes) {
+        Vec totals[4] = {};  // one alone would wait for its last addition
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < pixels; ++k) {
+          totals[k % 4] += At(gradient + (first + k) * features + d);
+        }
+        At(own_sum + d) += (totals[0] + totals[1]) + (totals[2] + totals[3]);
+      }
+    }
+  });
+
+  // Adds a row of the chunks' sums up, at `offset` of a part.
+  auto add_up = [&](int64_t part, int64_t offset, float* total) {
+    for (int64_t d = 0; d < block_size; d += kLanes) {
+      Vec result = {};
+      for (int64_t k = 0; k < chunks; ++k) {
+        result += At(sums + (k * parts + part) * part_size + offset + d);
+      }
+      At(total + d) = result;
+    }
+  };
+  // Alone: to wake the other threads would take longer.
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t channel_block = part / blocks, feature = part % blocks * block_size;
+    const int64_t depth = std::min<int64_t>(kDepth, channels - channel_block * kDepth);
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      float* const to = output + (flipped ? taps - 1 - tap : tap) * channels * features;
+      for (int64_t c = 0; c < depth; ++c) {
+        const int64_t channel = channel_block * kDepth + c;
+        const int64_t offset = tap * tap_size + c * block_size;
+        if (!swapped) {
+          add_up(part, offset, to + channel * features + feature);
+          continue;
+        }
+        alignas(64) float total[2 * kLanes];
+        add_up(part, offset, total);
+        for (int64_t d = 0; d < block_size; ++d) to[(feature + d) * channels + channel] = total[d];
+      }
+    }
+    if (channel_block == 0) add_up(part, taps * tap_size, sum + feature);
+  }
+}
+
+}  // namespace dmphn
+
+#endif  // DMPHN_JAX_FILTER_GRADIENT_H_

@@ -1,0 +1,141 @@
+// Vectors of the processor, and rows of images laid out for them.
+
+#ifndef DMPHN_JAX_VECTORS_H_
+#define DMPHN_JAX_VECTORS_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <vector>
+
+namespace dmphn {
+
+// Floats of a vector, and how many pixels (in convolutions) or channels (in filter gradients) have
+// two vectors of sums each in the registers: 32, but 16 with AVX and AVX2.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kPixelTile = 12, kChannelTile = 8;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kPixelTile = 6, kChannelTile = 4;
+#else
+constexpr int kLanes = 4, kPixelTile = 12, kChannelTile = 8;
+#endif
+
+// Features that are computed together: two vectors, or one where two do not divide them all.
+inline int64_t BlockOf(int64_t features) {
+  return features % (2 * kLanes) == 0 ? 2 * kLanes : kLanes;
+}
+// Channels of one pixel whose products are summed before those of its neighbour.
+constexpr int kDepth = 32;
+
+typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+inline Vec& At(float* p) { return *reinterpret_cast<Vec*>(p); }
+inline const Vec& At(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+
+// Memory that begins where a vector may: a load across cache lines costs two.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{64};
+  Aligned() = default;
+  template <typename U>
+  Aligned(const Aligned<U>&) {}
+  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, kAlignment); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
+};
+
+// Memory that a thread keeps from one use to the next, for two uses at a time; not cleared.
+// To take and free hundreds of kilobytes per call costs page faults.
+enum class Use { kCall, kTask };
+inline float* Scratch(Use use, int64_t count) {
+  thread_local std::vector<float, Aligned<float>> buffers[2];
+  auto& buffer = buffers[static_cast<int>(use)];
+  if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
+  return buffer.data();
+}
+
+struct Shape {
+  int64_t batch, height, width, channels;
+  int64_t rows() const { return batch * height; }
+};
+
+inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Calls f(begin, size) for parts of [0, count) of at most `most`, as equal as can be.
+template <typename F>
+void ForParts(int64_t count, int64_t most, const F& f) {
+  // Divisions of 32 bits, and few: those of 64 take as long as many sums.
+  const uint32_t total = count, parts = (total + most - 1) / static_cast<uint32_t>(most);
+  const uint32_t size = total / parts, larger = total % parts;
+  for (uint32_t i = 0, begin = 0; i < parts; ++i) {
+    const uint32_t own = i < larger ? size + 1 : size;
+    f(static_cast<int64_t>(begin), static_cast<int64_t>(own));
+    begin += own;
+  }
+}
+
+// The last few rows asked for of an image (B, H, W, C), each with a pixel of zeros at both ends
+// and in blocks of kDepth channels: [block][1 + W + 1][kDepth]. One per thread at a time.
+template <int kDepth>
+class PaddedRows {
+ public:
+  // Keeps `count` rows, of the first so many channels.
+  PaddedRows(const float* image, const Shape& shape, int64_t channels, int64_t count)
+      : image_(image),
+        shape_(shape),
+        channels_(channels),
+        count_(count),
+        blocks_(CeilDiv(channels, kDepth)),
+        block_stride_((shape.width + 2) * kDepth),
+        present_(count, -1),
+        rows_(Scratch(Use::kTask, count * blocks_ * block_stride_)) {
+    for (int64_t i = 0; i < count * blocks_; ++i) {
+      float* const row = rows_ + i * block_stride_;
+      std::fill_n(row, kDepth, 0.0f);
+      std::fill_n(row + (shape.width + 1) * kDepth, kDepth, 0.0f);
+    }
+  }
+
+  // Returns block 0 of a row that lies inside an image, at its left border. It stays valid while
+  // the rows asked for lie within `count` neighbours.
+  const float* Row(int64_t batch, int64_t i) {
+    const int64_t index = batch * shape_.height + i, slot = index % count_;
+    float* row = rows_ + slot * blocks_ * block_stride_;
+    if (present_[slot] != index) {
+      present_[slot] = index;
+      Copy(image_ + index * shape_.width * shape_.channels, row);
+    }
+    return row;
+  }
+
+  int64_t block_stride() const { return block_stride_; }
+
+ private:
+  void Copy(const float* source, float* row) const {
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const int64_t depth = std::min<int64_t>(kDepth, channels_ - b * kDepth);
+      const float* from = source + b * kDepth;
+      float* to = row + b * block_stride_ + kDepth;
+      for (int64_t j = 0; j < shape_.width; ++j, from += shape_.channels, to += kDepth) {
+        if (depth == kDepth) {
+          std::memcpy(to, from, kDepth * sizeof(float));
+        } else {
+          for (int64_t c = 0; c < depth; ++c) to[c] = from[c];
+        }
+      }
+    }
+  }
+
+  const float* image_;
+  Shape shape_;
+  int64_t channels_, count_, blocks_, block_stride_;
+  std::vector<int64_t> present_;
+  float* rows_;
+};
+
+}  // namespace dmphn
+
+#endif  // DMPHN_JAX_VECTORS_H_

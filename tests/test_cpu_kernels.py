@@ -1,0 +1,216 @@
+"""The C++ kernels compute what XLA does, and are used where they should be."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmphn_jax import cpu_kernels
+from dmphn_jax.cpu_kernels import library
+from dmphn_jax.models import conv
+from dmphn_jax.models.blocks import ResidualBlock
+
+EXACT = jax.lax.Precision.HIGHEST
+
+
+@pytest.fixture(scope="module")
+def lanes():
+    if (loaded := library.load()) is None:
+        pytest.skip("no CPU kernels: no C++ compiler, or switched off")
+    return loaded.lanes
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("f4")
+
+
+def results(function, arguments, g):
+    """The output and the gradients of every argument, compiled, and the program."""
+
+    def run(arguments, g):
+        y, backward = jax.vjp(function, *arguments)
+        return y, *backward(g)
+
+    program = jax.jit(run).lower(arguments, g)
+    return program.compile()(arguments, g), program.as_text()
+
+
+def compare(shape, features, *, stride=1, transposed=False, relu=False, residual=False, atol=3e-6):
+    """Holds `convolve` and its gradients against XLA's; returns the lowered program."""
+    size = 4 if transposed else 3
+    arguments = [
+        draw(*shape),
+        draw(size, size, shape[-1], features, seed=1),
+        draw(features, seed=2),
+    ]
+    how = conv.How(stride, transposed, relu, EXACT)
+
+    def reference(x, kernel, bias, *residual):
+        y = conv.convolve_plainly(how, x, kernel) + bias + (residual[0] if residual else 0)
+        return jnp.maximum(y, 0) if relu else y
+
+    output = jax.eval_shape(reference, *arguments)
+    if residual:
+        arguments.append(draw(*output.shape, seed=3))
+    g = draw(*output.shape, seed=4)
+    ours, program = results(functools.partial(conv.convolve, **how._asdict()), arguments, g)
+    expected, _ = results(reference, arguments, g)
+    for a, b in zip(ours, expected, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=atol * np.abs(b).max(), rtol=0)
+    return program
+
+
+def calls(program):
+    return len(re.findall(r"custom_call @dmphn_", program))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "channels", "features"),
+    [
+        (2, 8, 12, 2, 2),  # channels and features in vectors
+        (1, 2, 2, 1, 2),  # nothing but borders
+        (2, 10, 150, 2, 1),  # more than one segment of a row, and one vector of features
+        (3, 40, 6, 3, 2),  # channels that fill no block, several rows together
+    ],
+)
+def test_convolution(lanes, stride, batch, height, width, channels, features):
+    program = compare((batch, height, width, channels * lanes), features * lanes, stride=stride)
+    assert calls(program) == 3, "forward, input, and kernel with bias"
+
+
+def test_many_channels(lanes):
+    compare((1, 12, 26, 5 * lanes), 8 * lanes, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 10), (1, 1, 1), (1, 130, 3)])
+def test_transposed_convolution(lanes, shape):
+    assert calls(compare((*shape, 2 * lanes), lanes, transposed=True)) == 3
+
+
+def test_what_follows_a_convolution(lanes):
+    compare((2, 6, 10, lanes), lanes, relu=True)
+    compare((2, 6, 10, lanes), lanes, residual=True)
+    compare((2, 6, 10, lanes), lanes, relu=True, residual=True)
+
+
+def test_images_at_either_end(lanes):
+    """Three channels: as features they are left to XLA, which then has kernels for gradients."""
+    assert calls(compare((2, 6, 10, 3), 2 * lanes)) == 2  # not the gradient of the image
+    assert calls(compare((2, 6, 10, 2 * lanes), 3)) == 2  # not the forward pass
+
+
+def test_narrow_networks_and_bfloat16_are_xlas(lanes):
+    assert calls(compare((2, 6, 10, 4), 6)) == 0
+    assert not cpu_kernels.serve(jnp.bfloat16, lanes)
+
+
+def test_nan_goes_through_relu(lanes):
+    x = draw(1, 4, 4, lanes)
+    x[0, 1, 1, 0] = np.nan
+    y = conv.convolve(x, draw(3, 3, lanes, lanes), np.zeros(lanes, "f4"), relu=True)
+    assert np.isnan(y[0, 1, 1]).all()
+    assert not np.isnan(y[0, 3, 3]).any()
+
+
+@pytest.mark.usefixtures("lanes")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be limited here")
+def test_results_do_not_depend_on_the_threads(tmp_path):
+    """Bit for bit: a resumed run may find another machine's number of cores."""
+    code = """if True:
+        import os, sys
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+        import numpy as np
+        from dmphn_jax import cpu_kernels
+        channels = 2 * cpu_kernels.library.load().lanes
+        draw = lambda *shape: np.random.default_rng(0).standard_normal(shape).astype("f4")
+        x, kernel = draw(2, 24, 20, channels), draw(3, 3, channels, channels)
+        y = cpu_kernels.convolve(x, kernel)
+        np.savez(sys.argv[2], y, *cpu_kernels.filter_gradient(x, y, 3))
+    """
+    found = []
+    for threads in ("1", "2"):
+        path = tmp_path / f"{threads}.npz"
+        subprocess.run([sys.executable, "-c", code, threads, path], check=True, timeout=120)
+        with np.load(path) as arrays:
+            found.append([arrays[name] for name in sorted(arrays)])
+    assert len(found[0]) == 3
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_accelerators_keep_what_xla_derives(lanes):
+    x, kernel, bias = draw(2, 6, 4, lanes), draw(3, 3, lanes, lanes, seed=1), draw(lanes)
+
+    def gradients(*arguments):
+        y, backward = jax.vjp(functools.partial(conv.convolve, relu=True), *arguments)
+        return backward(y)
+
+    exported = jax.export.export(jax.jit(gradients), platforms=["cuda"])(x, kernel, bias)
+    text = exported.mlir_module()
+    assert calls(text) == 0
+    assert text.count("stablehlo.convolution") == 3
+
+
+def test_rematerialisation_and_bfloat16():
+    block = ResidualBlock(jnp.bfloat16)
+    x = jnp.asarray(draw(2, 8, 8, 4), jnp.bfloat16)
+    params = block.init(jax.random.key(0), x)
+
+    def loss(apply, params):
+        return jnp.sum(apply(params, x).astype("f4") ** 2)
+
+    plain = jax.jit(jax.grad(functools.partial(loss, block.apply)))(params)
+    again = jax.jit(jax.grad(functools.partial(loss, jax.checkpoint(block.apply))))(params)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2 * np.abs(b).max())
+
+
+def test_transposed_convolution_is_the_textbook_one():
+    x, kernel = draw(1, 3, 5, 2), draw(4, 4, 2, 3, seed=1)
+    expected = np.zeros((1, 8, 12, 3))  # with the border that is cut off
+    for i, j in np.ndindex(3, 5):
+        for r, s in np.ndindex(4, 4):
+            expected[0, 2 * i + r, 2 * j + s] += x[0, i, j] @ kernel[3 - r, 3 - s]
+    result = conv.convolve(x, kernel, np.zeros(3, "f4"), transposed=True, precision=EXACT)
+    np.testing.assert_allclose(result, expected[:, 1:-1, 1:-1], atol=1e-5)
+
+
+# Without kernels
+
+
+def load_with(cache, **environment):
+    """What a new process says and finds: (stderr, whether there are kernels)."""
+    code = "from dmphn_jax.cpu_kernels.library import load; print(load() is not None)"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr, done.stdout.strip() == "True"
+
+
+def test_switched_off_and_without_a_compiler(tmp_path):
+    assert load_with(tmp_path, DMPHN_CPU_KERNELS="0") == ("", False)
+    assert load_with(tmp_path, CXX="no-such-compiler") == ("", False)
+
+
+def test_a_compiler_that_fails_is_asked_once(tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho 'kernels.cc:1: error: no such thing' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    said, found = load_with(tmp_path / "cache", CXX=str(compiler))
+    assert not found
+    assert "kernels.cc:1: error: no such thing" in said.splitlines()[-1]
+    assert "XLA's convolutions serve" in said.splitlines()[-1]
+    assert load_with(tmp_path / "cache", CXX=str(compiler)) == ("", False)
