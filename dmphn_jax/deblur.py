@@ -11,6 +11,7 @@ import threading
 import warnings
 from typing import Any
 
+from dmphn_jax.arguments import count
 from dmphn_jax.errors import UserError, nearest, run_command
 from dmphn_jax.files import shown
 
@@ -34,28 +35,20 @@ interrupt: finished outputs are skipped. Exit status: 0 all done, 1 some files f
 """
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
 def _pixels(text: str) -> int:
     """Reads a count with an optional k, M or G."""
     scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-    return _positive(str(int(float(text[:-1] if scale > 1 else text) * scale)))
+    return count(str(int(float(text[:-1] if scale > 1 else text) * scale)))
 
 
 def _quality(text: str) -> int:
-    value = _positive(text)
+    value = count(text)
     if value > 100:
         raise ValueError
     return value
 
 
 # What argparse calls them: "argument --quality: invalid number from 1 to 100 value: '0'".
-_positive.__name__ = "positive number"
 _pixels.__name__ = "count of pixels"
 _quality.__name__ = "number from 1 to 100"
 
@@ -84,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         default="float32",
         help="of the computation; bfloat16 is faster on GPU and TPU (default float32)",
     )
-    add("--stages", type=_positive, metavar="N", help="run a stack's first N stages only: faster")
+    add("--stages", type=count, metavar="N", help="run a stack's first N stages only: faster")
     add(
         "--format",
         choices=_FORMATS,
@@ -112,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="take only these of a folder's files, as png,jpg (default: every kind that is read)",
     )
-    add("--workers", type=_positive, metavar="N", help="threads to decode, and to encode, with")
+    add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     return result
 
@@ -245,8 +238,8 @@ class _Tally:
             print(f"dmphn: failed: {line}", file=sys.stderr)
         if self.quiet:
             return
-        for note, count in self.notes.items():
-            print(f"note ({count} {'image' if count == 1 else 'images'}): {note}")
+        for note, images in self.notes.items():
+            print(f"note ({images} {'image' if images == 1 else 'images'}): {note}")
         # Files being written at an interrupt are finished, but not counted any more.
         least = "at least " if interrupted else ""
         parts = [f"deblurred {least}{self.done} of {self.total} into {shown(output)}"]

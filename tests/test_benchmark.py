@@ -2,19 +2,19 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
 
-from dmphn_jax import benchmark
+from dmphn_jax import benchmark, cpu_kernels
 from dmphn_jax.benchmarking import agreement, counts, groups, jax_cases, scaling, tables, timing
 from dmphn_jax.benchmarking.ceilings import ceiling, ceilings
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.errors import UserError, run_command
 from dmphn_jax.models import ModelConfig, init_params, multiply_adds
+from tests.commands import help_without
 
 TINY = ["--models=dmphn_1", "--width=2", "--sizes=16x16", "--batches=1", "--rounds=3"]
 TINY += ["--warmup=1", "--seconds=0"]
@@ -78,16 +78,19 @@ def test_quantiles():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_operations_are_what_the_compiler_counts(training):
-    config = ModelConfig("dmphn", "1", width=8)
+@pytest.mark.parametrize("width", [1, 16])
+def test_operations_are_what_the_compiler_counts(training, width):
+    config = ModelConfig("dmphn", "1", width=width)
     group = groups.Group("training" if training else "inference", config, (64, 64), 2)
     (made,) = groups.contenders(group, groups.Settings(device=jax.devices()[0]))
     counted = counts.flops(config, (64, 64), 2, training=training)
     assert counted == (3 if training else 1) * 2 * 2 * multiply_adds(config, 64, 64)
     # The compiler leaves out products with the zeros of borders; a first layer has no gradient
     # of its input.
-    assert made.counts["flops_lowered"] == pytest.approx(counted, rel=0.06)
-    assert made.counts["bytes_accessed"] > 0
+    assert made.counts["flops_lowered"] == pytest.approx(counted, rel=0.06 if width > 1 else 0.5)
+    # What the CPU's kernels read and write is not counted: no half truths.
+    hidden = cpu_kernels.serve(np.dtype("float32"), 4 * width)
+    assert (made.counts["bytes_accessed"] is None) == hidden
     memory = made.memory()
     assert memory["source"] == "compiled"
     assert memory["bytes"] > 2 * 64 * 64 * 3
@@ -95,6 +98,9 @@ def test_operations_are_what_the_compiler_counts(training):
 
 def test_counts_that_a_backend_does_not_give_are_none():
     class Silent:
+        def as_text(self):
+            raise NotImplementedError
+
         def cost_analysis(self):
             return None
 
@@ -102,7 +108,7 @@ def test_counts_that_a_backend_does_not_give_are_none():
             raise NotImplementedError
 
     class Broken:
-        def cost_analysis(self):
+        def lower(self, **_):
             raise NotImplementedError
 
     assert set(counts.xla_counts(Broken(), Silent()).values()) == {None}
@@ -361,14 +367,7 @@ def test_figures_are_shown_with_three_digits():
 
 
 def test_help_needs_neither_jax_nor_torch():
-    code = (
-        "import sys; from dmphn_jax import benchmark\n"
-        "try: benchmark.main(['--help'])\nexcept SystemExit: pass\n"
-        "sys.exit('jax' in sys.modules or 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "--vs" in done.stdout
+    assert "--vs" in help_without("benchmark", "jax", "torch")
 
 
 def test_stolen_time_is_a_share_of_the_busy_time(monkeypatch):

@@ -8,25 +8,13 @@ import pytest
 
 from dmphn_jax.benchmarking import agreement, groups, jax_cases
 from dmphn_jax.models import ModelConfig, build, init_params, zoo
+from tests.networks import random_image, random_params
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `compare`)")
 
 from dmphn_jax.benchmarking import torch_cases, torch_twin  # noqa: E402
 
 CPU = torch.device("cpu")
-
-
-def random_params(config, seed=0):
-    """The paper's initial weights with biases that are not zero."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: x if x.ndim == 4 else rng.normal(0, 0.1, x.shape).astype("f4"),
-        init_params(config, seed),
-    )
-
-
-def random_image(batch=2):
-    return np.random.default_rng(1).uniform(-0.5, 0.5, (batch, 32, 16, 3)).astype("f4")
 
 
 def settings(**fields):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmphn_jax.benchmarking.timing import Case, measure
+from dmphn_jax.benchmarking.timing import Case, measure, queue_for
 
 # Rows of the square matrices and megabytes of the array; about a second in all.
 _SIZES = {"cpu": (1536, 256), "gpu": (8192, 2048), "tpu": (8192, 2048)}
@@ -39,7 +39,7 @@ def ceilings(
       `per_second` (bytes read and written).
     """
     rows, megabytes = _SMALL if small else _SIZES.get(device.platform, _SIZES["cpu"])
-    queue = 1 if device.platform == "cpu" else 5
+    queue = queue_for(device)
     names = ["float32", "bfloat16"]
     if device.platform == "gpu":
         names += ["tf32", "float16"]

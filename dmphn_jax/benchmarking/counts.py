@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+from dmphn_jax.cpu_kernels.library import TARGETS
 from dmphn_jax.models import ModelConfig, multiply_adds
 
 TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the kernels
@@ -20,20 +22,24 @@ def flops(config: ModelConfig, size: tuple[int, int], batch: int, *, training: b
     return forward * TRAINING_FACTOR if training else forward
 
 
-def xla_counts(lowered: Any, compiled: Any) -> dict[str, float | None]:
-    """Returns what XLA's cost analysis says of a program; None where the backend says nothing.
+def xla_counts(traced: Any, compiled: Any) -> dict[str, float | None]:
+    """Returns what XLA's cost analysis says of a program; None where it does not know.
 
     Args:
-      lowered, compiled: of `jax.jit(f).lower(...)` and its `.compile()`.
+      traced: of `jax.jit(f).trace(...)`.
+      compiled: of its `.lower().compile()`.
 
     Returns:
-      `flops_lowered`: of the program before optimisation. It is the one to hold against the
-      formula: the compiled program may call libraries whose work XLA does not count.
-      `flops_compiled`: of the compiled program.
+      `flops_lowered`: of the program before optimisation, as lowered for a GPU, where no kernel of
+      `cpu_kernels` hides work. It is the one to hold against the formula: the compiled program may
+      call libraries whose work XLA does not count.
+      `flops_compiled`: of the compiled program; None with such kernels.
       `bytes_accessed`: of the compiled program: what every operation left after fusion reads and
-      writes, caches not considered; calls into libraries may be missing.
+      writes, caches not considered; calls into libraries may be missing. None with such kernels.
     """
-    before, after = _analysis(lowered), _analysis(compiled)
+    before, after = _analysis(lambda: traced.lower(lowering_platforms=("cuda",))), {}
+    if not _calls_kernels(compiled):
+        after = _analysis(lambda: compiled)
     return {
         "flops_lowered": before.get("flops"),
         "flops_compiled": after.get("flops"),
@@ -64,9 +70,16 @@ def cut(config: ModelConfig, stages: int | None) -> ModelConfig:
     return dataclasses.replace(config, stages=stages or config.stages)
 
 
-def _analysis(program: Any) -> dict[str, float]:
+def _calls_kernels(compiled: Any) -> bool:
     try:
-        found = program.cost_analysis()
+        return any(f'"{target}_' in compiled.as_text() for target in TARGETS)
+    except Exception:  # a backend may not implement it, each in its own way
+        return False
+
+
+def _analysis(program: Callable[[], Any]) -> dict[str, float]:
+    try:
+        found = program().cost_analysis()
     except Exception:  # a backend may not implement it, each in its own way
         return {}
     if isinstance(found, list | tuple):  # older JAX: one per program

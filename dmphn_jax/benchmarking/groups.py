@@ -12,12 +12,10 @@ import numpy as np
 from dmphn_jax.benchmarking import agreement, counts, jax_cases
 from dmphn_jax.benchmarking.ceilings import ceiling
 from dmphn_jax.benchmarking.contender import Contender
-from dmphn_jax.benchmarking.timing import Stolen, measure
+from dmphn_jax.benchmarking.timing import Stolen, measure, queue_for
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params, zoo
 from dmphn_jax.report import label_of
-
-QUEUE = 5  # pieces of work queued on an accelerator to measure the throughput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Settings:
     @property
     def queue(self) -> int:
         """Pieces of work queued to measure the throughput; 1 on a CPU: none."""
-        return 1 if self.device.platform == "cpu" else QUEUE
+        return queue_for(self.device)
 
 
 def contenders(group: Group, settings: Settings) -> list[Contender]:

@@ -42,25 +42,16 @@ def inference(
         params=params, config=config, stages=stages, precision=precision, devices=[device]
     )
     arguments = deblurrer._place(images)
-    lowered, compiled, seconds = _compile(deblurrer._programs.quantised, *arguments)
-    memory = _Memory(device, compiled)
-    start = memory.watching(lambda: compiled(*arguments))
+    program = _Program(deblurrer._programs.quantised, *arguments)
+    memory = _Memory(device, program.compiled)
+    start = memory.watching(lambda: program.compiled(*arguments))
 
     def check() -> dict[str, np.ndarray]:
         start()  # before the other program below, which takes more memory
         # A program of its own: the timed one ends in whole grey levels.
         return {"image": np.asarray(deblurrer._programs.raw(*arguments).image)}
 
-    return Contender(
-        library="jax",
-        variant=precision,
-        precision=precision,
-        case=Case(f"jax {precision}", start, jax.block_until_ready),
-        check=check,
-        compile_s=seconds,
-        counts=counts.xla_counts(lowered, compiled),
-        memory=memory,
-    )
+    return _contender(precision, program, start, check, memory)
 
 
 def training(
@@ -98,38 +89,50 @@ def training(
     tx, schedule = make_optimizer({"schedule": "constant"}, feed.steps_per_epoch)
     step = make_train_step(build(config, precision), tx, schedule, feed, mesh, seed=seed)
     state = init_state(params, tx, mesh, ema=False)
-    lowered, compiled, seconds = _compile(step, state, feed.resident, feed.next(1))
-
-    memory = _Memory(device, compiled)
+    program = _Program(step, state, feed.resident, feed.next(1))
+    memory = _Memory(device, program.compiled)
 
     @memory.watching
     def start() -> dict[str, jax.Array]:
         nonlocal state
-        state, metrics = compiled(state, feed.resident, feed.next(1))
+        state, metrics = program.compiled(state, feed.resident, feed.next(1))
         return metrics
 
     def check() -> dict[str, np.ndarray]:
         metrics = jax.device_get(start())
         return {"loss": metrics["loss"], "gradient norm": metrics["gradient_norm"]}
 
+    return _contender(precision, program, start, check, memory)
+
+
+class _Program:
+    """A jitted function compiled for its arguments, and the seconds that took."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        begun = time.perf_counter()
+        traced = function.trace(*arguments)
+        self.compiled = traced.lower().compile()
+        self.seconds = time.perf_counter() - begun
+        self.counts = counts.xla_counts(traced, self.compiled)
+
+
+def _contender(
+    precision: str,
+    program: _Program,
+    start: Callable[[], Any],
+    check: Callable[[], dict[str, np.ndarray]],
+    memory: _Memory,
+) -> Contender:
     return Contender(
         library="jax",
         variant=precision,
         precision=precision,
         case=Case(f"jax {precision}", start, jax.block_until_ready),
         check=check,
-        compile_s=seconds,
-        counts=counts.xla_counts(lowered, compiled),
+        compile_s=program.seconds,
+        counts=program.counts,
         memory=memory,
     )
-
-
-def _compile(function: Any, *arguments: Any) -> tuple[Any, Any, float]:
-    """Returns a jitted function lowered and compiled, and the seconds both took together."""
-    begun = time.perf_counter()
-    lowered = function.lower(*arguments)
-    compiled = lowered.compile()
-    return lowered, compiled, time.perf_counter() - begun
 
 
 class _Memory:

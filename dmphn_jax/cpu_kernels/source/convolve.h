@@ -82,6 +82,7 @@ void Accumulate(const Tap* taps, int64_t count, const Target& target, const Ends
   for (int64_t t = 0; t < count; ++t) {
     const float* image = taps[t].image;
     const float* kernel = taps[t].kernel;
+#pragma GCC unroll 4
     for (int64_t c = 0; c < taps[t].depth; ++c, ++image, kernel += kBlock) {
       Vec k[kVectors];
 #pragma GCC unroll 2
@@ -272,8 +273,8 @@ inline void Convolve(xla::ffi::ThreadPool& pool, const Convolution& conv, const 
   const PackedKernel kernel(conv, stored_kernel, storage);
   const int64_t blocks = conv.features / BlockOf(conv.features), phases = conv.transposed ? 2 : 1;
   const int64_t height = conv.output().height / phases, rows = conv.image.batch * height;
-  // A task is a few neighbouring rows.
-  const int64_t chunk = std::clamp<int64_t>(rows / (8 * pool.num_threads() + 1), 1, 32);
+  // A task is a few neighbouring rows; all threads have equally many.
+  const int64_t chunk = CeilDiv(rows, 8 * std::max<int64_t>(pool.num_threads(), 1));
   ParallelFor(pool, CeilDiv(rows, chunk), [&](int64_t task) {
     PaddedRows<kDepth> padded(image, conv.image, conv.image.channels, 4);
     for (int64_t row = task * chunk; row < std::min((task + 1) * chunk, rows); ++row) {

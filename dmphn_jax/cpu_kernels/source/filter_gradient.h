@@ -20,18 +20,18 @@ struct Correlation {
   int64_t size, stride;
 };
 
-// A row of x, and the row of g that meets it.
+// Pixels of a row of x, and those of g that meet them: [pixel][kVectors * kLanes].
 struct RowPair {
   const float* image;
   const float* gradient;
 };
 
-// Adds the products of `width` pixels of the rows, from offsets in x and g on, to sums
+// Adds the products of `width` pixels of the rows, `offset` further on in x, to sums
 // [kTile][kVectors * kLanes]: kTile channels of x, whose pixels are kStep floats apart, by kVectors
 // of features.
 template <int kVectors, int kTile, int kStep>
-void AccumulateOuter(const RowPair* rows, int64_t count, int64_t image_offset,
-                     int64_t gradient_offset, int64_t width, int64_t gradient_step, float* out) {
+void AccumulateOuter(const RowPair* rows, int64_t count, int64_t offset, int64_t width,
+                     float* out) {
   Vec sums[kTile][kVectors];
 #pragma GCC unroll 12
   for (int c = 0; c < kTile; ++c) {
@@ -39,9 +39,10 @@ void AccumulateOuter(const RowPair* rows, int64_t count, int64_t image_offset,
     for (int v = 0; v < kVectors; ++v) sums[c][v] = At(out + (c * kVectors + v) * kLanes);
   }
   for (int64_t i = 0; i < count; ++i) {
-    const float* image = rows[i].image + image_offset;
-    const float* gradient = rows[i].gradient + gradient_offset;
-    for (int64_t j = 0; j < width; ++j, image += kStep, gradient += gradient_step) {
+    const float* image = rows[i].image + offset;
+    const float* gradient = rows[i].gradient;
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < width; ++j, image += kStep, gradient += kVectors * kLanes) {
       Vec g[kVectors];
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) g[v] = At(gradient + v * kLanes);
@@ -90,10 +91,10 @@ inline void FilterGradient(xla::ffi::ThreadPool& pool, const Correlation& work, 
   const int64_t together = std::max<int64_t>(kPixels / width, 1);
   // Every task sums a chunk of rows for one block of channels and of features, on its own; the
   // chunks are added up afterwards.
-  const int64_t chunks = std::min(rows, CeilDiv(16, channel_blocks * blocks));
   const int64_t taps = size * size, tap_size = kDepth * block_size;
   const int64_t part_size = taps * tap_size + block_size;
   const int64_t parts = channel_blocks * blocks;
+  const int64_t chunks = std::min(rows, std::max(CeilDiv(16, parts), rows * width / 8192));
   float* const sums = Scratch(Use::kCall, chunks * parts * part_size);
   ParallelFor(pool, chunks * parts, [&](int64_t task) {
     const int64_t part = task % parts, chunk = task / parts;
@@ -105,42 +106,48 @@ inline void FilterGradient(xla::ffi::ThreadPool& pool, const Correlation& work, 
                                     together * work.stride + size - 1);
     RowPair pairs[4][kPixels];  // by the kernel's row
     int64_t counts[4];
+    alignas(64) float gradient[kPixels * 2 * kLanes];  // of this block's features
     const int64_t end = rows * (chunk + 1) / chunks;
     for (int64_t begin = rows * chunk / chunks; begin < end; begin += together) {
       const int64_t stop = std::min(begin + together, end);
-      const float* gradient = small + block * block_size;
       for (int64_t r = 0; r < size; ++r) {
         counts[r] = 0;
         for (int64_t row = begin; row < stop; ++row) {
           const int64_t i = row % height * work.stride + r - 1;
           if (i < 0 || i >= work.large.height) continue;
-          pairs[r][counts[r]++] = {padded.Row(row / height, i), gradient + row * width * features};
+          pairs[r][counts[r]++] = {padded.Row(row / height, i),
+                                   gradient + (row - begin) * width * block_size};
         }
       }
+      // A part of one row, or several rows whole.
       ForParts(width, kPixels, [&](int64_t j, int64_t length) {
+        Vec totals[2] = {};
+        float* to = gradient;
+        for (int64_t row = begin; row < stop; ++row) {
+          const float* from = small + (row * width + j) * features + block * block_size;
+          for (int64_t k = 0; k < length; ++k, from += features, to += block_size) {
+            for (int64_t v = 0; v < block_size / kLanes; ++v) {
+              const Vec value = At(from + v * kLanes);
+              totals[v] += value;
+              At(to + v * kLanes) = value;
+            }
+          }
+        }
+        for (int64_t v = 0; v < block_size / kLanes; ++v) {
+          At(own + taps * tap_size + v * kLanes) += totals[v];
+        }
         for (int64_t tile = 0; tile < CeilDiv(depth, kChannelTile); ++tile) {
           const int64_t c = tile * kChannelTile;
           const auto accumulate = accumulators[std::min<int64_t>(kChannelTile, depth - c) - 1];
           for (int64_t r = 0; r < size; ++r) {
             for (int64_t s = 0; s < size; ++s) {
               const int64_t pixel = (j * work.stride + s) * kChannelTile;
-              accumulate(pairs[r], counts[r], tile * padded.block_stride() + pixel, j * features,
-                         length, features, own + (r * size + s) * tap_size + c * block_size);
+              accumulate(pairs[r], counts[r], tile * padded.block_stride() + pixel, length,
+                         own + (r * size + s) * tap_size + c * block_size);
             }
           }
         }
       });
-      if (channel_block > 0) continue;
-      float* const own_sum = own + taps * tap_size;
-      const int64_t first = begin * width, pixels = (stop - begin) * width;
-      for (int64_t d = 0; d < block_size; d += kLanes) {
-        Vec totals[4] = {};  // one alone would wait for its last addition
-#pragma GCC unroll 4
-        for (int64_t k = 0; k < pixels; ++k) {
-          totals[k % 4] += At(gradient + (first + k) * features + d);
-        }
-        At(own_sum + d) += (totals[0] + totals[1]) + (totals[2] + totals[3]);
-      }
     }
   });
 
