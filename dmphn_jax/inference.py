@@ -35,11 +35,13 @@ class Deblurrer:
       params: the parameter tree.
       config: the model.
       digest: of the checkpoint's parameters; None if they came as a tree.
+      programs: what it runs, on `place(images)`.
     """
 
     params: dict[str, Any]
     config: ModelConfig
     digest: str | None
+    programs: Programs
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class Deblurrer:
         self._mesh = Mesh(np.asarray(devices or jax.local_devices()), ("data",))
         self.params = jax.device_put(params, NamedSharding(self._mesh, P()))
         platform = self._mesh.devices.flat[0].platform
-        self._programs = _programs(config, precision, self.stages, platform)
+        self.programs = _programs(config, precision, self.stages, platform)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
@@ -92,7 +94,7 @@ class Deblurrer:
         """Deblurs images of one size, (B, H, W, 3) uint8 or uint16, shared among the devices."""
         images = np.asarray(images)
         padded = self._pad(images)
-        result = np.asarray(self._programs.quantised(*self._place(padded)))
+        result = np.asarray(self.programs.quantised(*self.place(padded)))
         return result[: images.shape[0], : images.shape[1], : images.shape[2]]
 
     def output(self, image: np.ndarray) -> Output:
@@ -103,7 +105,7 @@ class Deblurrer:
         """
         image = np.asarray(image)
         padded = self._pad(image[None])
-        raw = jax.device_get(self._programs.raw(*self._place(padded)))
+        raw = jax.device_get(self.programs.raw(*self.place(padded)))
         height, width = image.shape[:2]
 
         def crop(x: np.ndarray) -> np.ndarray:
@@ -124,10 +126,11 @@ class Deblurrer:
         # NumPy reflects again and again where an image is smaller than its padding.
         return np.pad(images, missing, mode="reflect") if np.any(missing) else images
 
-    def _place(self, images: np.ndarray) -> tuple[Any, jax.Array]:
+    def place(self, images: np.ndarray) -> tuple[Any, jax.Array]:
         """Returns parameters and images on the devices that compute: one, or all sharing a batch.
 
-        A batch that the devices do not divide is filled up with copies of its last image.
+        `images` is uint8 or uint16 (B, H, W, 3), of a size the patch grid divides. A batch that the
+        devices do not divide is filled up with copies of its last image.
         """
         count = self._mesh.size
         if len(images) == 1 or count == 1:
@@ -143,7 +146,7 @@ class Deblurrer:
         return jax.tree.map(lambda x: x.addressable_shards[0].data, self.params)
 
 
-class _Programs(NamedTuple):
+class Programs(NamedTuple):
     """Compiled on first use, each taking (params, images (B, H, W, 3) uint8 or uint16)."""
 
     raw: Any  # -> Output
@@ -151,7 +154,7 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -> _Programs:
+def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -> Programs:
     """Returns the programs of a model; one set per process, so new parameters recompile nothing."""
     module = build(config, precision)
 
@@ -165,6 +168,6 @@ def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -
         return jnp.clip(jnp.round(y), 0, top).astype(images.dtype)
 
     options = compiler_options(platform)
-    return _Programs(
+    return Programs(
         jax.jit(raw, compiler_options=options), jax.jit(quantised, compiler_options=options)
     )

@@ -19,6 +19,14 @@ def reference() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kernels() -> None:
+    """Compiles the CPU kernels before the first test, whose output is not to tell of it."""
+    from dmphn_jax.cpu_kernels import library
+
+    library.load()
+
+
 @pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory: pytest.TempPathFactory):
     """Keeps compiled programs for the session: runs with the same step compile it once."""

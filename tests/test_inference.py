@@ -125,7 +125,7 @@ assert shared(images[0]).shape == (8, 8, 3)
 def test_new_parameters_compile_nothing(params, deblurrer):
     image = pixels(16, 8, 3)
     before = deblurrer(image)
-    programs = deblurrer._programs
+    programs = deblurrer.programs
     other = dmphn_jax.Deblurrer(params=jax.tree.map(lambda x: 2 * x, params), config=CONFIG)
     compiled = programs.quantised._cache_size()
     assert np.any(other(image) != before)

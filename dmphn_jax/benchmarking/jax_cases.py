@@ -41,15 +41,15 @@ def inference(
     deblurrer = Deblurrer(
         params=params, config=config, stages=stages, precision=precision, devices=[device]
     )
-    arguments = deblurrer._place(images)
-    program = _Program(deblurrer._programs.quantised, *arguments)
+    arguments = deblurrer.place(images)
+    program = _Program(deblurrer.programs.quantised, *arguments)
     memory = _Memory(device, program.compiled)
     start = memory.watching(lambda: program.compiled(*arguments))
 
     def check() -> dict[str, np.ndarray]:
         start()  # before the other program below, which takes more memory
         # A program of its own: the timed one ends in whole grey levels.
-        return {"image": np.asarray(deblurrer._programs.raw(*arguments).image)}
+        return {"image": np.asarray(deblurrer.programs.raw(*arguments).image)}
 
     return _contender(precision, program, start, check, memory)
 

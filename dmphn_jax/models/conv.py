@@ -60,15 +60,14 @@ def _convolve(
         return nn.relu(y) if how.relu else y
 
     def kernels(x, kernel, bias, residual):
-        stride, transposed = (2, True) if how.transposed else (how.stride, False)
         return cpu_kernels.convolve(
             x,
             kernel,
             bias,
             residual,
-            stride=stride,
-            transposed=transposed,
-            flipped=transposed,
+            stride=2 if how.transposed else how.stride,
+            transposed=how.transposed,
+            flipped=how.transposed,
             relu=how.relu,
         )
 

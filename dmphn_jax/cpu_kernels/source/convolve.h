@@ -198,8 +198,8 @@ struct Reach {
 
 // Computes one row of one phase of the output, for one block of features.
 inline void ConvolveRow(const Convolution& conv, const PackedKernel& kernel, const Ends& ends,
-                        PaddedRows<kDepth>& rows, int64_t block, int64_t batch, int64_t i, int64_t phase_i,
-                        int64_t phase_j, float* output) {
+                        PaddedRows<kDepth>& rows, int64_t block, int64_t batch, int64_t i,
+                        int64_t phase_i, int64_t phase_j, float* output) {
   const Shape shape = conv.output();
   const int64_t size = BlockOf(conv.features), feature = block * size;
   const int64_t phases = conv.transposed ? 2 : 1;

@@ -12,8 +12,9 @@
 
 namespace dmphn {
 
-// Correlates x (B, stride * H, stride * W, C), with a border of 1, and g (B, H, W, D): the sums
-// over b, i, j of x[b, i * stride + r - 1, j * stride + s - 1, c] g[b, i, j, d], (size, size, C, D).
+// Correlates x (B, stride * H, stride * W, C), with a border of 1, and g (B, H, W, D), to the sums
+// over b, i, j of x[b, i * stride + r - 1, j * stride + s - 1, c] g[b, i, j, d]:
+// (size, size, C, D).
 struct Correlation {
   Shape large;  // x
   Shape small;  // g
@@ -71,8 +72,10 @@ constexpr std::array<OuterAccumulator, kChannelTile> OuterAccumulators(
 // By the vectors of a block, the step between pixels (1 or 2) and the channels, each less one.
 constexpr auto kOuterTiles = std::make_integer_sequence<int, kChannelTile>();
 constexpr std::array<OuterAccumulator, kChannelTile> kOuterAccumulators[2][2] = {
-    {OuterAccumulators<1, kChannelTile>(kOuterTiles), OuterAccumulators<1, 2 * kChannelTile>(kOuterTiles)},
-    {OuterAccumulators<2, kChannelTile>(kOuterTiles), OuterAccumulators<2, 2 * kChannelTile>(kOuterTiles)}};
+    {OuterAccumulators<1, kChannelTile>(kOuterTiles),
+     OuterAccumulators<1, 2 * kChannelTile>(kOuterTiles)},
+    {OuterAccumulators<2, kChannelTile>(kOuterTiles),
+     OuterAccumulators<2, 2 * kChannelTile>(kOuterTiles)}};
 
 // Computes the correlation into `output`, (size, size, C, D) or, if swapped, (size, size, D, C),
 // reversed in r and s if flipped; and the sum of g over b, i, j into `sum`, (D).

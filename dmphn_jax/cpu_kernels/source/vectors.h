@@ -25,6 +25,7 @@ constexpr int kLanes = 4, kPixelTile = 12, kChannelTile = 8;
 inline int64_t BlockOf(int64_t features) {
   return features % (2 * kLanes) == 0 ? 2 * kLanes : kLanes;
 }
+
 // Channels of one pixel whose products are summed before those of its neighbour.
 constexpr int kDepth = 32;
 
@@ -33,28 +34,26 @@ typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias)
 inline Vec& At(float* p) { return *reinterpret_cast<Vec*>(p); }
 inline const Vec& At(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 
-// Memory that begins where a vector may: a load across cache lines costs two.
-template <typename T>
-struct Aligned {
-  using value_type = T;
-  static constexpr std::align_val_t kAlignment{64};
-  Aligned() = default;
-  template <typename U>
-  Aligned(const Aligned<U>&) {}
-  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
-  void deallocate(T* p, std::size_t) { ::operator delete(p, kAlignment); }
-  bool operator==(const Aligned&) const { return true; }
-  bool operator!=(const Aligned&) const { return false; }
-};
-
-// Memory that a thread keeps from one use to the next, for two uses at a time; not cleared.
-// To take and free hundreds of kilobytes per call costs page faults.
+// Memory that a thread keeps from one use to the next, for two uses at a time; not cleared. To take
+// and free hundreds of kilobytes per call costs page faults. It begins where a vector may: a load
+// across cache lines costs two.
 enum class Use { kCall, kTask };
 inline float* Scratch(Use use, int64_t count) {
-  thread_local std::vector<float, Aligned<float>> buffers[2];
-  auto& buffer = buffers[static_cast<int>(use)];
-  if (static_cast<int64_t>(buffer.size()) < count) buffer.resize(count);
-  return buffer.data();
+  constexpr std::align_val_t kAlignment{64};
+  struct Buffer {
+    float* data = nullptr;
+    int64_t size = 0;
+    ~Buffer() { ::operator delete(data, kAlignment); }
+  };
+  thread_local Buffer buffers[2];
+  Buffer& buffer = buffers[static_cast<int>(use)];
+  if (buffer.size < count) {
+    ::operator delete(buffer.data, kAlignment);
+    buffer.data = nullptr;  // should the next line throw
+    buffer.data = static_cast<float*>(::operator new(count * sizeof(float), kAlignment));
+    buffer.size = count;
+  }
+  return buffer.data;
 }
 
 struct Shape {
