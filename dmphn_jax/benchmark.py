@@ -98,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="no round begins after S seconds, but the first three (60)",
     )
+    add(
+        "--keep-memory",
+        action="store_true",
+        help="on a CPU, let the process keep freed memory, PyTorch's too (with --mode training it "
+        "always does, as training itself)",
+    )
     add("--no-ceilings", action="store_true", help="do not measure the device's ceilings")
     add(
         "--scaling",
@@ -127,7 +133,9 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.benchmarking import groups, tables
     from dmphn_jax.runtime import keep_freed_memory
 
-    keep_freed_memory()  # as the commands do that train and deblur; PyTorch gains too
+    keep_memory = args.keep_memory or args.mode == "training"
+    if keep_memory:
+        keep_freed_memory()
     device = jax.local_devices()[0]
     torch_device, variants = _torch(device, variants) if args.vs else (None, [])
     settings = groups.Settings(
@@ -159,6 +167,7 @@ def main(argv: list[str]) -> int:
             "seed": args.seed,
             "tolerance": args.tolerance,
             "queue": settings.queue,
+            "keep_memory": keep_memory,
             "compile_cache": bool(jax.config.jax_compilation_cache_dir),
             "scaling_base": f"{base}, {precisions[0]}" if base else None,
         },

@@ -144,9 +144,9 @@ def _run(todo: list, args: argparse.Namespace, tally: _Tally) -> None:
 
     from dmphn_jax.inference import Deblurrer
     from dmphn_jax.pipeline import run_jobs
-    from dmphn_jax.runtime import prepare
+    from dmphn_jax.runtime import cache_compilations
 
-    prepare()
+    cache_compilations()
     deblurrer = Deblurrer(args.checkpoint, stages=args.stages, precision=args.precision)
     results = run_jobs(
         todo, deblurrer, max_pixels=args.max_pixels, quality=args.quality, workers=args.workers

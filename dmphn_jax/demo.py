@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.train import train
 
     _use_all_cores()
-    runtime.prepare()
+    runtime.cache_compilations()
+    runtime.keep_freed_memory()
     folder = Path(args.output)
     config = experiment.get_config()
     config.num_steps = args.steps or config.num_steps

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from dmphn_jax.data import open_source
-    from dmphn_jax.runtime import prepare
+    from dmphn_jax.runtime import cache_compilations
 
     check_checkpoints(args.checkpoints, args.stages)  # before any hour of work
     options = {
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--synthetic-{name} needs --data synthetic")
     if args.su_frames and args.data != "video_deblurring":
         raise UserError("--su-frames needs --data video_deblurring")
-    prepare()
+    cache_compilations()
     devices = jax.local_devices()
     if (args.devices or 0) > len(devices):
         raise UserError(f"--devices {args.devices}: this machine has {len(devices)}")

@@ -29,7 +29,9 @@ def main(argv: list[str]) -> int:
 
     from dmphn_jax import distributed, runtime
 
-    runtime.prepare()
+    runtime.cache_compilations()
+    if args.mode != "evaluate":
+        runtime.keep_freed_memory()
     distributed.start(args.coordinator, args.num_processes, args.process_id)
     if args.mode == "evaluate":
         return _evaluate(config, workdir)

@@ -57,9 +57,9 @@ def main(argv: list[str]) -> int:
 
     from dmphn_jax.images import Image, write_image
     from dmphn_jax.inference import Deblurrer
-    from dmphn_jax.runtime import prepare
+    from dmphn_jax.runtime import cache_compilations
 
-    prepare()
+    cache_compilations()
     deblurrer = Deblurrer(args.checkpoint, stages=args.stages, precision=args.precision)
     output = deblurrer.output(blurry)
     rows = []

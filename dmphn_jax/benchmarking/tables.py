@@ -27,7 +27,7 @@ processors' time that a virtual machine's host gave to other guests while the gr
 *compile s* is tracing and compiling of the JAX program{cached}; what PyTorch compiles is not told
 apart. *memory MB* is, by the letter beside it: *d* the peak the device reports for this process
 so far, *c* what the compiled program needs (arguments, outputs, temporaries), *t* the peak of
-PyTorch's allocator.
+PyTorch's allocator.{kept}
 
 *GFLOP* are 10^9 floating-point operations of the convolutions of one call, two per
 multiply-accumulate{training}; *TFLOP/s* is that
@@ -175,6 +175,7 @@ def markdown(made: dict[str, Any]) -> str:
             if settings.get("queue", 1) > 1
             else ""
         ),
+        kept=" On a CPU the process kept freed memory." if settings.get("keep_memory") else "",
         cached=" (perhaps taken from the cache on disk)" if settings.get("compile_cache") else "",
         training=", three times the forward pass for training",
     )
