@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import math
 import os
 import signal
 import sys
@@ -38,12 +39,15 @@ interrupt: finished outputs are skipped. Exit status: 0 all done, 1 some files f
 def _pixels(text: str) -> int:
     """Reads a count with an optional k, M or G."""
     scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-    return count(str(int(float(text[:-1] if scale > 1 else text) * scale)))
+    return _within(int(float(text[:-1] if scale > 1 else text) * scale), math.inf)
 
 
 def _quality(text: str) -> int:
-    value = count(text)
-    if value > 100:
+    return _within(int(text), 100)
+
+
+def _within(value: int, most: float) -> int:
+    if not 1 <= value <= most:
         raise ValueError
     return value
 

@@ -22,24 +22,24 @@ def flops(config: ModelConfig, size: tuple[int, int], batch: int, *, training: b
     return forward * TRAINING_FACTOR if training else forward
 
 
-def xla_counts(traced: Any, compiled: Any) -> dict[str, float | None]:
+def xla_counts(traced: Any, lowered: Any, compiled: Any) -> dict[str, float | None]:
     """Returns what XLA's cost analysis says of a program; None where it does not know.
 
     Args:
-      traced: of `jax.jit(f).trace(...)`.
-      compiled: of its `.lower().compile()`.
+      traced, lowered, compiled: of `jax.jit(f).trace(...)`, its `.lower()` and that's `.compile()`.
 
     Returns:
-      `flops_lowered`: of the program before optimisation, as lowered for a GPU, where no kernel of
-      `cpu_kernels` hides work. It is the one to hold against the formula: the compiled program may
-      call libraries whose work XLA does not count.
+      `flops_lowered`: of the program before optimisation; where kernels of `cpu_kernels` hide work,
+      of the same lowered for a GPU, which has none. It is the one to hold against the formula: the
+      compiled program may call libraries whose work XLA does not count.
       `flops_compiled`: of the compiled program; None with such kernels.
       `bytes_accessed`: of the compiled program: what every operation left after fusion reads and
       writes, caches not considered; calls into libraries may be missing. None with such kernels.
     """
-    before, after = _analysis(lambda: traced.lower(lowering_platforms=("cuda",))), {}
-    if not _calls_kernels(compiled):
-        after = _analysis(lambda: compiled)
+    if _calls_kernels(compiled):
+        before, after = _analysis(lambda: traced.lower(lowering_platforms=("cuda",))), {}
+    else:
+        before, after = _analysis(lambda: lowered), _analysis(lambda: compiled)
     return {
         "flops_lowered": before.get("flops"),
         "flops_compiled": after.get("flops"),
@@ -72,9 +72,10 @@ def cut(config: ModelConfig, stages: int | None) -> ModelConfig:
 
 def _calls_kernels(compiled: Any) -> bool:
     try:
-        return any(f'"{target}_' in compiled.as_text() for target in TARGETS)
+        text = compiled.as_text()
     except Exception:  # a backend may not implement it, each in its own way
         return False
+    return any(f'"{target}_' in text for target in TARGETS)
 
 
 def _analysis(program: Callable[[], Any]) -> dict[str, float]:

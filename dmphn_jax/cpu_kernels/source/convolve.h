@@ -3,8 +3,6 @@
 #ifndef DMPHN_JAX_CONVOLVE_H_
 #define DMPHN_JAX_CONVOLVE_H_
 
-#include <array>
-#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -62,66 +60,56 @@ struct Target {
 // Adds products to the sums of kTile pixels, kStep floats apart in the image, by kVectors of
 // features.
 template <int kVectors, int kTile, int kStep>
-void Accumulate(const Tap* taps, int64_t count, const Target& target, const Ends& ends) {
-  constexpr int kBlock = kVectors * kLanes;
-  Vec sums[kTile][kVectors];
+struct Accumulate {
+  static void Run(const Tap* taps, int64_t count, const Target& target, const Ends& ends) {
+    constexpr int kBlock = kVectors * kLanes;
+    Vec sums[kTile][kVectors];
 #pragma GCC unroll 12
-  for (int p = 0; p < kTile; ++p) {
+    for (int p = 0; p < kTile; ++p) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      if (!target.first) {
-        sums[p][v] = At(target.sums + p * kBlock + v * kLanes);
-      } else {
-        sums[p][v] = ends.bias ? At(ends.bias + target.feature + v * kLanes) : Vec{};
-        const int64_t at = p * target.step + v * kLanes;
-        if (ends.residual) sums[p][v] += At(ends.residual + target.offset + at);
-        
+      for (int v = 0; v < kVectors; ++v) {
+        if (!target.first) {
+          sums[p][v] = At(target.sums + p * kBlock + v * kLanes);
+        } else {
+          sums[p][v] = ends.bias ? At(ends.bias + target.feature + v * kLanes) : Vec{};
+          const int64_t at = p * target.step + v * kLanes;
+          if (ends.residual) sums[p][v] += At(ends.residual + target.offset + at);
+        }
       }
     }
-  }
-  for (int64_t t = 0; t < count; ++t) {
-    const float* image = taps[t].image;
-    const float* kernel = taps[t].kernel;
+    for (int64_t t = 0; t < count; ++t) {
+      const float* image = taps[t].image;
+      const float* kernel = taps[t].kernel;
 #pragma GCC unroll 4
-    for (int64_t c = 0; c < taps[t].depth; ++c, ++image, kernel += kBlock) {
-      Vec k[kVectors];
+      for (int64_t c = 0; c < taps[t].depth; ++c, ++image, kernel += kBlock) {
+        Vec k[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) k[v] = At(kernel + v * kLanes);
+        for (int v = 0; v < kVectors; ++v) k[v] = At(kernel + v * kLanes);
 #pragma GCC unroll 12
-      for (int p = 0; p < kTile; ++p) {
+        for (int p = 0; p < kTile; ++p) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sums[p][v] += k[v] * image[p * kStep];
+          for (int v = 0; v < kVectors; ++v) sums[p][v] += k[v] * image[p * kStep];
+        }
+      }
+    }
+#pragma GCC unroll 12
+    for (int p = 0; p < kTile; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        Vec sum = sums[p][v];
+        if (!target.last) {
+          At(target.sums + p * kBlock + v * kLanes) = sum;
+          continue;
+        }
+        const int64_t at = p * target.step + v * kLanes;
+        if (ends.relu) sum = sum < 0 ? Vec{} : sum;  // lets NaN through
+        At(target.out + at) = sum;
       }
     }
   }
-#pragma GCC unroll 12
-  for (int p = 0; p < kTile; ++p) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      Vec sum = sums[p][v];
-      if (!target.last) {
-        At(target.sums + p * kBlock + v * kLanes) = sum;
-        continue;
-      }
-      const int64_t at = p * target.step + v * kLanes;
-      if (ends.relu) sum = sum < 0 ? Vec{} : sum;  // lets NaN through
-      At(target.out + at) = sum;
-    }
-  }
-}
+};
 
-using Accumulator = decltype(&Accumulate<1, 1, kDepth>);
-
-template <int kVectors, int kStep, int... kTiles>
-constexpr std::array<Accumulator, kPixelTile> Accumulators(std::integer_sequence<int, kTiles...>) {
-  return {&Accumulate<kVectors, kTiles + 1, kStep>...};
-}
-
-// By the vectors of a block, the step between pixels (1 or 2) and their number, each less one.
-constexpr auto kTiles = std::make_integer_sequence<int, kPixelTile>();
-constexpr std::array<Accumulator, kPixelTile> kAccumulators[2][2] = {
-    {Accumulators<1, kDepth>(kTiles), Accumulators<1, 2 * kDepth>(kTiles)},
-    {Accumulators<2, kDepth>(kTiles), Accumulators<2, 2 * kDepth>(kTiles)}};
+constexpr auto& kAccumulators = Compiled<Accumulate, kDepth, kPixelTile>::kTable;
 
 // Pixels of a row that one part of the kernel serves in turn.
 constexpr int64_t kSegment = 10 * kPixelTile;
@@ -144,7 +132,7 @@ class PackedKernel {
         for (int64_t c = 0; c < channels; c += kDepth) {
           for (int64_t d = 0; d < features; d += block_) {
             float* const to = data_ + Offset(d / block_, r, c / kDepth, s);
-            const int64_t depth = std::min<int64_t>(kDepth, channels - c);
+            const int64_t depth = PartOf(channels, kDepth, c / kDepth);
             if (storage.swapped) {
               CopyTransposed(from + d * channels + c, channels, depth, to);
             } else {
@@ -237,7 +225,7 @@ inline void ConvolveRow(const Convolution& conv, const PackedKernel& kernel, con
     for (int64_t c = 0; c < channel_blocks; ++c) {
       if (inside % together == 0 || c > 0) groups.emplace_back();
       Group& group = groups.back();
-      const int64_t depth = std::min<int64_t>(kDepth, channels - c * kDepth);
+      const int64_t depth = PartOf(channels, kDepth, c);
       for (int h = 0; h < horizontal.count; ++h) {
         group.Add({image + c * rows.block_stride() + (horizontal.image[h] + 1) * kDepth,
                    kernel.At(block, vertical.kernel[v], c, horizontal.kernel[h]), depth},

@@ -3,10 +3,6 @@
 #ifndef DMPHN_JAX_FILTER_GRADIENT_H_
 #define DMPHN_JAX_FILTER_GRADIENT_H_
 
-#include <array>
-#include <utility>
-#include <vector>
-
 #include "parallel.h"
 #include "vectors.h"
 
@@ -31,51 +27,40 @@ struct RowPair {
 // [kTile][kVectors * kLanes]: kTile channels of x, whose pixels are kStep floats apart, by kVectors
 // of features.
 template <int kVectors, int kTile, int kStep>
-void AccumulateOuter(const RowPair* rows, int64_t count, int64_t offset, int64_t width,
-                     float* out) {
-  Vec sums[kTile][kVectors];
+struct AccumulateOuter {
+  static void Run(const RowPair* rows, int64_t count, int64_t offset, int64_t width,
+                       float* out) {
+    Vec sums[kTile][kVectors];
 #pragma GCC unroll 12
-  for (int c = 0; c < kTile; ++c) {
+    for (int c = 0; c < kTile; ++c) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) sums[c][v] = At(out + (c * kVectors + v) * kLanes);
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const float* image = rows[i].image + offset;
-    const float* gradient = rows[i].gradient;
+      for (int v = 0; v < kVectors; ++v) sums[c][v] = At(out + (c * kVectors + v) * kLanes);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const float* image = rows[i].image + offset;
+      const float* gradient = rows[i].gradient;
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < width; ++j, image += kStep, gradient += kVectors * kLanes) {
-      Vec g[kVectors];
+      for (int64_t j = 0; j < width; ++j, image += kStep, gradient += kVectors * kLanes) {
+        Vec g[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) g[v] = At(gradient + v * kLanes);
+        for (int v = 0; v < kVectors; ++v) g[v] = At(gradient + v * kLanes);
 #pragma GCC unroll 12
-      for (int c = 0; c < kTile; ++c) {
+        for (int c = 0; c < kTile; ++c) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sums[c][v] += g[v] * image[c];
+          for (int v = 0; v < kVectors; ++v) sums[c][v] += g[v] * image[c];
+        }
       }
     }
-  }
 #pragma GCC unroll 12
-  for (int c = 0; c < kTile; ++c) {
+    for (int c = 0; c < kTile; ++c) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) At(out + (c * kVectors + v) * kLanes) = sums[c][v];
+      for (int v = 0; v < kVectors; ++v) At(out + (c * kVectors + v) * kLanes) = sums[c][v];
+    }
   }
-}
+};
 
-using OuterAccumulator = decltype(&AccumulateOuter<1, 1, kChannelTile>);
-
-template <int kVectors, int kStep, int... kTiles>
-constexpr std::array<OuterAccumulator, kChannelTile> OuterAccumulators(
-    std::integer_sequence<int, kTiles...>) {
-  return {&AccumulateOuter<kVectors, kTiles + 1, kStep>...};
-}
-
-// By the vectors of a block, the step between pixels (1 or 2) and the channels, each less one.
-constexpr auto kOuterTiles = std::make_integer_sequence<int, kChannelTile>();
-constexpr std::array<OuterAccumulator, kChannelTile> kOuterAccumulators[2][2] = {
-    {OuterAccumulators<1, kChannelTile>(kOuterTiles),
-     OuterAccumulators<1, 2 * kChannelTile>(kOuterTiles)},
-    {OuterAccumulators<2, kChannelTile>(kOuterTiles),
-     OuterAccumulators<2, 2 * kChannelTile>(kOuterTiles)}};
+constexpr auto& kOuterAccumulators =
+    Compiled<AccumulateOuter, kChannelTile, kChannelTile>::kTable;
 
 // Computes the correlation into `output`, (size, size, C, D) or, if swapped, (size, size, D, C),
 // reversed in r and s if flipped; and the sum of g over b, i, j into `sum`, (D).
@@ -102,7 +87,7 @@ inline void FilterGradient(xla::ffi::ThreadPool& pool, const Correlation& work, 
   ParallelFor(pool, chunks * parts, [&](int64_t task) {
     const int64_t part = task % parts, chunk = task / parts;
     const int64_t channel_block = part / blocks, block = part % blocks;
-    const int64_t depth = std::min<int64_t>(kDepth, channels - channel_block * kDepth);
+    const int64_t depth = PartOf(channels, kDepth, channel_block);
     float* const own = sums + task * part_size;
     std::fill_n(own, part_size, 0.0f);
     PaddedRows<kChannelTile> padded(large + channel_block * kDepth, work.large, depth,
@@ -141,7 +126,7 @@ inline void FilterGradient(xla::ffi::ThreadPool& pool, const Correlation& work, 
         }
         for (int64_t tile = 0; tile < CeilDiv(depth, kChannelTile); ++tile) {
           const int64_t c = tile * kChannelTile;
-          const auto accumulate = accumulators[std::min<int64_t>(kChannelTile, depth - c) - 1];
+          const auto accumulate = accumulators[PartOf(depth, kChannelTile, tile) - 1];
           for (int64_t r = 0; r < size; ++r) {
             for (int64_t s = 0; s < size; ++s) {
               const int64_t pixel = (j * work.stride + s) * kChannelTile;
@@ -167,7 +152,7 @@ inline void FilterGradient(xla::ffi::ThreadPool& pool, const Correlation& work, 
   // Alone: to wake the other threads would take longer.
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t channel_block = part / blocks, feature = part % blocks * block_size;
-    const int64_t depth = std::min<int64_t>(kDepth, channels - channel_block * kDepth);
+    const int64_t depth = PartOf(channels, kDepth, channel_block);
     for (int64_t tap = 0; tap < taps; ++tap) {
       float* const to = output + (flipped ? taps - 1 - tap : tap) * channels * features;
       for (int64_t c = 0; c < depth; ++c) {

@@ -3,6 +3,7 @@
 #ifndef DMPHN_JAX_PARALLEL_H_
 #define DMPHN_JAX_PARALLEL_H_
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>

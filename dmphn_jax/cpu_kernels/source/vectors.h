@@ -4,9 +4,11 @@
 #define DMPHN_JAX_VECTORS_H_
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace dmphn {
@@ -63,6 +65,28 @@ struct Shape {
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Length of part `i` of [0, count) in parts of `most`, of which the last may be shorter.
+inline int64_t PartOf(int64_t count, int64_t most, int64_t i) {
+  return std::min(most, count - i * most);
+}
+
+// Kernel<vectors, tile, step>::Run for 1 and 2 vectors, steps of once and twice kStep, and tiles of
+// 1 to kMost: by [vectors - 1][step / kStep - 1][tile - 1].
+template <template <int, int, int> class Kernel, int kStep, int kMost>
+struct Compiled {
+  using Function = decltype(&Kernel<1, 1, kStep>::Run);
+  using Tiles = std::array<Function, kMost>;
+
+  template <int kVectors, int kActualStep, int... kTiles>
+  static constexpr Tiles Of(std::integer_sequence<int, kTiles...>) {
+    return {&Kernel<kVectors, kTiles + 1, kActualStep>::Run...};
+  }
+
+  static constexpr auto kSequence = std::make_integer_sequence<int, kMost>();
+  static constexpr Tiles kTable[2][2] = {{Of<1, kStep>(kSequence), Of<1, 2 * kStep>(kSequence)},
+                                         {Of<2, kStep>(kSequence), Of<2, 2 * kStep>(kSequence)}};
+};
+
 // Calls f(begin, size) for parts of [0, count) of at most `most`, as equal as can be.
 template <typename F>
 void ForParts(int64_t count, int64_t most, const F& f) {
@@ -77,8 +101,8 @@ void ForParts(int64_t count, int64_t most, const F& f) {
 }
 
 // The last few rows asked for of an image (B, H, W, C), each with a pixel of zeros at both ends
-// and in blocks of kDepth channels: [block][1 + W + 1][kDepth]. One per thread at a time.
-template <int kDepth>
+// and in blocks of kBlock channels: [block][1 + W + 1][kBlock]. One per thread at a time.
+template <int kBlock>
 class PaddedRows {
  public:
   // Keeps `count` rows, of the first so many channels.
@@ -87,14 +111,14 @@ class PaddedRows {
         shape_(shape),
         channels_(channels),
         count_(count),
-        blocks_(CeilDiv(channels, kDepth)),
-        block_stride_((shape.width + 2) * kDepth),
+        blocks_(CeilDiv(channels, kBlock)),
+        block_stride_((shape.width + 2) * kBlock),
         present_(count, -1),
         rows_(Scratch(Use::kTask, count * blocks_ * block_stride_)) {
     for (int64_t i = 0; i < count * blocks_; ++i) {
       float* const row = rows_ + i * block_stride_;
-      std::fill_n(row, kDepth, 0.0f);
-      std::fill_n(row + (shape.width + 1) * kDepth, kDepth, 0.0f);
+      std::fill_n(row, kBlock, 0.0f);
+      std::fill_n(row + (shape.width + 1) * kBlock, kBlock, 0.0f);
     }
   }
 
@@ -115,12 +139,12 @@ class PaddedRows {
  private:
   void Copy(const float* source, float* row) const {
     for (int64_t b = 0; b < blocks_; ++b) {
-      const int64_t depth = std::min<int64_t>(kDepth, channels_ - b * kDepth);
-      const float* from = source + b * kDepth;
-      float* to = row + b * block_stride_ + kDepth;
-      for (int64_t j = 0; j < shape_.width; ++j, from += shape_.channels, to += kDepth) {
-        if (depth == kDepth) {
-          std::memcpy(to, from, kDepth * sizeof(float));
+      const int64_t depth = PartOf(channels_, kBlock, b);
+      const float* from = source + b * kBlock;
+      float* to = row + b * block_stride_ + kBlock;
+      for (int64_t j = 0; j < shape_.width; ++j, from += shape_.channels, to += kBlock) {
+        if (depth == kBlock) {
+          std::memcpy(to, from, kBlock * sizeof(float));
         } else {
           for (int64_t c = 0; c < depth; ++c) to[c] = from[c];
         }
