@@ -4,6 +4,7 @@
 
 #include "convolve.h"
 #include "filter_gradient.h"
+#include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -32,7 +33,8 @@ ffi::Error ConvolveImpl(ffi::ThreadPool pool, Images image, Images kernel, Value
   // Arrays without elements stand for none.
   const Ends ends = {bias.element_count() > 0 ? bias.typed_data() : nullptr,
                      residual.element_count() > 0 ? residual.typed_data() : nullptr, relu};
-  Convolve(pool, conv, image.typed_data(), kernel.typed_data(), {swapped, flipped}, ends,
+  const auto convolve = IsMinimal(conv) ? ConvolveMinimally : Convolve;
+  convolve(pool, conv, image.typed_data(), kernel.typed_data(), {swapped, flipped}, ends,
            output->typed_data());
   return ffi::Error::Success();
 }
