@@ -92,6 +92,13 @@ def test_many_channels(lanes):
     compare((1, 12, 26, 5 * lanes), 8 * lanes, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (1, 2, 7), (3, 7, 2), (2, 5, 131)])
+def test_odd_sizes(lanes, shape):
+    """Minimal filtering computes tiles of 2x2 pixels, of which only a part may exist."""
+    assert calls(compare((*shape, 2 * lanes), lanes)) == 3
+    compare((*shape, lanes), 3 * lanes, relu=True, residual=True)
+
+
 @pytest.mark.parametrize("shape", [(2, 6, 10), (1, 1, 1), (1, 130, 3)])
 def test_transposed_convolution(lanes, shape):
     assert calls(compare((*shape, 2 * lanes), lanes, transposed=True)) == 3
@@ -106,6 +113,7 @@ def test_what_follows_a_convolution(lanes):
 def test_images_at_either_end(lanes):
     """Three channels: as features they are left to XLA, which then has kernels for gradients."""
     assert calls(compare((2, 6, 10, 3), 2 * lanes)) == 2  # not the gradient of the image
+    compare((1, 5, 250, 3), 2 * lanes, relu=True)  # more than one segment of a row
     assert calls(compare((2, 6, 10, 2 * lanes), 3)) == 2  # not the forward pass
 
 

@@ -109,7 +109,9 @@ struct Accumulate {
   }
 };
 
-constexpr auto& kAccumulators = Compiled<Accumulate, kDepth, kPixelTile>::kTable;
+// By [vectors - 1] and [pixels - 1].
+template <int kStride>
+constexpr auto& kAccumulators = Compiled<Accumulate, kStride * kDepth, kPixelTile>::kTable;
 
 // Pixels of a row that one part of the kernel serves in turn.
 constexpr int64_t kSegment = 10 * kPixelTile;
@@ -194,7 +196,8 @@ inline void ConvolveRow(const Convolution& conv, const PackedKernel& kernel, con
   const int64_t count = shape.width / phases, step = phases * shape.channels;
   const int64_t row = (batch * shape.height + i * phases + phase_i) * shape.width + phase_j;
   const int64_t image_stride = conv.transposed ? 1 : conv.stride;
-  const auto& accumulators = kAccumulators[size / kLanes - 1][image_stride - 1];
+  const auto& accumulators =
+      (image_stride == 1 ? kAccumulators<1> : kAccumulators<2>)[size / kLanes - 1];
 
   const Reach vertical(conv, i, phase_i), horizontal(conv, 0, phase_j);
   const int64_t channels = conv.image.channels, channel_blocks = CeilDiv(channels, kDepth);

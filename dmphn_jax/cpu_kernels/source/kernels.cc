@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "convolve.h"
+#include "convolve_minimally.h"
 #include "filter_gradient.h"
-#include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;

@@ -70,21 +70,20 @@ inline int64_t PartOf(int64_t count, int64_t most, int64_t i) {
   return std::min(most, count - i * most);
 }
 
-// Kernel<vectors, tile, step>::Run for 1 and 2 vectors, steps of once and twice kStep, and tiles of
-// 1 to kMost: by [vectors - 1][step / kStep - 1][tile - 1].
+// Kernel<vectors, tile, kStep>::Run for 1 and 2 vectors and tiles of 1 to kMost: by [vectors - 1]
+// and [tile - 1].
 template <template <int, int, int> class Kernel, int kStep, int kMost>
 struct Compiled {
   using Function = decltype(&Kernel<1, 1, kStep>::Run);
   using Tiles = std::array<Function, kMost>;
 
-  template <int kVectors, int kActualStep, int... kTiles>
+  template <int kVectors, int... kTiles>
   static constexpr Tiles Of(std::integer_sequence<int, kTiles...>) {
-    return {&Kernel<kVectors, kTiles + 1, kActualStep>::Run...};
+    return {&Kernel<kVectors, kTiles + 1, kStep>::Run...};
   }
 
   static constexpr auto kSequence = std::make_integer_sequence<int, kMost>();
-  static constexpr Tiles kTable[2][2] = {{Of<1, kStep>(kSequence), Of<1, 2 * kStep>(kSequence)},
-                                         {Of<2, kStep>(kSequence), Of<2, 2 * kStep>(kSequence)}};
+  static constexpr Tiles kTable[2] = {Of<1>(kSequence), Of<2>(kSequence)};
 };
 
 // Calls f(begin, size) for parts of [0, count) of at most `most`, as equal as can be.
