@@ -31,7 +31,8 @@ PyTorch's allocator.{kept}
 
 *GFLOP* are 10^9 floating-point operations of the convolutions of one call, two per
 multiply-accumulate{training}; *TFLOP/s* is that
-over the time, and *of product* its share of the highest matrix product of that precision below.
+over the time, and *of product* its share of the highest matrix product of that precision below:
+above 100 % where fewer multiplications give the same (on a CPU, by minimal filtering).
 *GB* are what XLA's cost analysis of the compiled program counts as read and written by its
 operations after fusion, caches not considered and calls into libraries perhaps missing; *of copy*
 is the share of the copy below. A cell is empty where a figure is not known.

@@ -116,6 +116,26 @@ constexpr auto& kAccumulators = Compiled<Accumulate, kStride * kDepth, kPixelTil
 // Pixels of a row that one part of the kernel serves in turn.
 constexpr int64_t kSegment = 10 * kPixelTile;
 
+// Copies tap (r, s) of the kernel, from one channel and feature on: [depth][block].
+inline void PackTap(const Convolution& conv, const float* kernel, const Storage& storage, int64_t r,
+                    int64_t s, int64_t channel, int64_t feature, float* to) {
+  const int64_t channels = conv.image.channels, features = conv.features;
+  const int64_t block = BlockOf(features), depth = PartOf(channels, kDepth, channel / kDepth);
+  const int64_t i = storage.flipped ? conv.size - 1 - r : r;
+  const int64_t j = storage.flipped ? conv.size - 1 - s : s;
+  const float* const from = kernel + (i * conv.size + j) * channels * features;
+  if (!storage.swapped) {
+    for (int64_t c = 0; c < depth; ++c) {
+      std::memcpy(to + c * block, from + (channel + c) * features + feature, block * sizeof(float));
+    }
+    return;
+  }
+  for (int64_t d = 0; d < block; ++d) {
+    const float* const row = from + (feature + d) * channels + channel;
+    for (int64_t c = 0; c < depth; ++c) to[c * block + d] = row[c];
+  }
+}
+
 // The kernel by blocks: [feature block][r][channel block][s][kDepth][block]. One per thread at a
 // time.
 class PackedKernel {
@@ -125,21 +145,12 @@ class PackedKernel {
         block_(BlockOf(conv.features)),
         channel_blocks_(CeilDiv(conv.image.channels, kDepth)),
         data_(Scratch(Use::kCall, conv.features * size_ * channel_blocks_ * size_ * kDepth)) {
-    const int64_t channels = conv.image.channels, features = conv.features;
     for (int64_t r = 0; r < size_; ++r) {
       for (int64_t s = 0; s < size_; ++s) {
-        const int64_t i = storage.flipped ? size_ - 1 - r : r;
-        const int64_t j = storage.flipped ? size_ - 1 - s : s;
-        const float* const from = kernel + (i * size_ + j) * channels * features;
-        for (int64_t c = 0; c < channels; c += kDepth) {
-          for (int64_t d = 0; d < features; d += block_) {
-            float* const to = data_ + Offset(d / block_, r, c / kDepth, s);
-            const int64_t depth = PartOf(channels, kDepth, c / kDepth);
-            if (storage.swapped) {
-              CopyTransposed(from + d * channels + c, channels, depth, to);
-            } else {
-              Copy(from + c * features + d, features, depth, to);
-            }
+        for (int64_t c = 0; c < channel_blocks_; ++c) {
+          for (int64_t block = 0; block < conv.features / block_; ++block) {
+            PackTap(conv, kernel, storage, r, s, c * kDepth, block * block_,
+                    data_ + Offset(block, r, c, s));
           }
         }
       }
@@ -151,18 +162,6 @@ class PackedKernel {
   }
 
  private:
-  void Copy(const float* from, int64_t step, int64_t depth, float* to) const {
-    for (int64_t c = 0; c < depth; ++c) {
-      std::memcpy(to + c * block_, from + c * step, block_ * sizeof(float));
-    }
-  }
-
-  void CopyTransposed(const float* from, int64_t step, int64_t depth, float* to) const {
-    for (int64_t d = 0; d < block_; ++d) {
-      for (int64_t c = 0; c < depth; ++c) to[c * block_ + d] = from[d * step + c];
-    }
-  }
-
   int64_t Offset(int64_t block, int64_t r, int64_t channel_block, int64_t s) const {
     return (((block * size_ + r) * channel_blocks_ + channel_block) * size_ + s) * kDepth * block_;
   }

@@ -16,30 +16,37 @@ constexpr int64_t kTogether = 3 * kPixelTile;
 // Tiles between two positions: 2^n bytes apart, all positions would meet in one part of a cache.
 constexpr int64_t kTileStride = kTogether + 1;
 
-// G w G^T: [feature block][position][channel block][kDepth][block].
+// G w G^T: [feature block][position][channel block][kDepth][block]. One per thread at a time.
 class TransformedKernel {
  public:
-  TransformedKernel(xla::ffi::ThreadPool& pool, const Convolution& conv, const float* stored_kernel,
+  TransformedKernel(xla::ffi::ThreadPool& pool, const Convolution& conv, const float* kernel,
                     const Storage& storage)
       : block_(BlockOf(conv.features)),
         channel_blocks_(CeilDiv(conv.image.channels, kDepth)),
-        data_(Scratch(Use::kTransform, conv.features * kPositions * channel_blocks_ * kDepth)) {
-    const PackedKernel kernel(conv, stored_kernel, storage);
-    const int64_t blocks = conv.features / block_;
-    ParallelFor(pool, blocks * channel_blocks_, [&](int64_t task) {
+        data_(Scratch(Use::kCall, conv.features * kPositions * channel_blocks_ * kDepth)) {
+    ParallelFor(pool, conv.features / block_ * channel_blocks_, [&](int64_t task) {
       const int64_t block = task / channel_blocks_, channel_block = task % channel_blocks_;
+      alignas(64) float taps[3][3][kDepth * 2 * kLanes];
+      for (int r = 0; r < 3; ++r) {
+        for (int s = 0; s < 3; ++s) {
+          PackTap(conv, kernel, storage, r, s, channel_block * kDepth, block * block_, taps[r][s]);
+        }
+      }
       const int64_t depth = PartOf(conv.image.channels, kDepth, channel_block);
       for (int64_t at = 0; at < depth * block_; at += kLanes) {
         Vec half[3][4];  // by row of w
+#pragma GCC unroll 3
         for (int r = 0; r < 3; ++r) {
-          Vec row[3];
-          for (int s = 0; s < 3; ++s) row[s] = dmphn::At(kernel.At(block, r, channel_block, s) + at);
+          const Vec row[3] = {dmphn::At(taps[r][0] + at), dmphn::At(taps[r][1] + at),
+                              dmphn::At(taps[r][2] + at)};
           TransformKernel(row, half[r]);
         }
+#pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
           const Vec column[3] = {half[0][j], half[1][j], half[2][j]};
           Vec whole[4];
           TransformKernel(column, whole);
+#pragma GCC unroll 4
           for (int i = 0; i < 4; ++i) {
             dmphn::At(data_ + Offset(block, 4 * i + j, channel_block) + at) = whole[i];
           }
@@ -115,8 +122,10 @@ inline void ConvolveMinimally(xla::ffi::ThreadPool& pool, const Convolution& con
   const int64_t channels = conv.image.channels, channel_blocks = CeilDiv(channels, kDepth);
   const auto& accumulators = kAccumulators<1>[block / kLanes - 1];
   const Tiles tiles(conv.image);
-  // A task is a few groups of neighbouring tiles; all threads have equally many.
-  const int64_t chunk = CeilDiv(tiles.count(), 8 * std::max<int64_t>(pool.num_threads(), 1));
+  // A task is a few groups of neighbouring tiles, or one, if all threads get one.
+  const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
+  const int64_t chunk = std::max(CeilDiv(tiles.count(), 8 * threads),
+                                 std::min(kTogether, CeilDiv(tiles.count(), threads)));
   ParallelFor(pool, CeilDiv(tiles.count(), chunk), [&](int64_t task) {
     const int64_t image_size = channel_blocks * kPositions * kTileStride * kDepth;
     float* const transformed =

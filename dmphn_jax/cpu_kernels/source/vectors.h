@@ -36,10 +36,10 @@ typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias)
 inline Vec& At(float* p) { return *reinterpret_cast<Vec*>(p); }
 inline const Vec& At(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 
-// Memory that a thread keeps from one use to the next, for three uses at a time; not cleared. To take
+// Memory that a thread keeps from one use to the next, for two uses at a time; not cleared. To take
 // and free hundreds of kilobytes per call costs page faults. It begins where a vector may: a load
 // across cache lines costs two.
-enum class Use { kCall, kTransform, kTask };
+enum class Use { kCall, kTask };
 inline float* Scratch(Use use, int64_t count) {
   constexpr std::align_val_t kAlignment{64};
   struct Buffer {
@@ -47,7 +47,7 @@ inline float* Scratch(Use use, int64_t count) {
     int64_t size = 0;
     ~Buffer() { ::operator delete(data, kAlignment); }
   };
-  thread_local Buffer buffers[3];
+  thread_local Buffer buffers[2];
   Buffer& buffer = buffers[static_cast<int>(use)];
   if (buffer.size < count) {
     ::operator delete(buffer.data, kAlignment);

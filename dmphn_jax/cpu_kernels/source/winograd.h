@@ -1,5 +1,5 @@
-// Minimal filtering, F(2x2, 3x3) of Winograd, for 3x3 convolutions with a stride of 1 and a border of
-// 1: Lavin and Gray, 2016.
+// Minimal filtering, F(2x2, 3x3) of Winograd, for 3x3 convolutions with a stride and a border of
+// 1: Lavin and Gray (2016).
 
 #ifndef DMPHN_JAX_WINOGRAD_H_
 #define DMPHN_JAX_WINOGRAD_H_
