@@ -1,8 +1,11 @@
-"""Types of command-line arguments that several commands take."""
+"""Types and choices of command-line arguments that several commands take."""
 
 from __future__ import annotations
 
 import argparse
+
+# What an image can be deblurred in; training has `settings.CHOICES`: float16 gradients vanish.
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def count(text: str) -> int:

@@ -30,7 +30,6 @@ competitor once, in turn. First it is checked that all give the same image. As r
 by patch, float32; channels_last: patches stacked; on a GPU also TF32 and torch.compile with TF32,
 bfloat16 and float16 (not run on one so far). Only one computes at a time."""
 
-PRECISIONS = CHOICES["compute_dtype"]
 _SIZES = {"inference": (720, 1280), "training": (256, 256)}
 _BATCHES = {"inference": 1, "training": 6}  # one image, and the paper's batch
 
@@ -72,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precisions",
         default="float32",
         metavar="NAMES",
-        help=f"{', '.join(PRECISIONS)} (float32)",
+        help=f"{', '.join(arguments.PRECISIONS)}; float16 for inference only (float32)",
     )
     add("--vs", choices=("torch",), help="compare; needs pip install 'dmphn_jax[compare]'")
     add("--torch-variants", metavar="NAMES", help=f"of {', '.join(VARIANTS)} (what fits here)")
@@ -122,7 +121,7 @@ def main(argv: list[str]) -> int:
     models = [
         dataclasses.replace(zoo.get(name), width=args.width) for name in args.models.split(",")
     ]
-    precisions = _names("--precisions", args.precisions, PRECISIONS)
+    precisions = _names("--precisions", args.precisions, arguments.PRECISIONS)
     variants = _names("--torch-variants", args.torch_variants, VARIANTS)
     _check_options(args, models, precisions)
     if args.vs:
@@ -253,6 +252,8 @@ def _check_options(
             raise UserError(f"--{flag} {getattr(args, flag)}: must be 0 or more")
     if args.out and os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UserError(f"--out {shown(args.out)}: is a file; name a folder")
+    if args.mode != "inference" and not set(precisions) <= set(CHOICES["compute_dtype"]):
+        raise UserError(f"--precisions float16: for --mode inference, not {args.mode}")
     if args.torch_variants and not args.vs:
         raise UserError("--torch-variants needs --vs torch")
     if not args.vs:

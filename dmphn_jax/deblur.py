@@ -12,7 +12,7 @@ import threading
 import warnings
 from typing import Any
 
-from dmphn_jax.arguments import count
+from dmphn_jax.arguments import PRECISIONS, count
 from dmphn_jax.errors import UserError, nearest, run_command
 from dmphn_jax.files import shown
 
@@ -77,9 +77,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--precision",
-        choices=("float32", "bfloat16"),
+        choices=PRECISIONS,
         default="float32",
-        help="of the computation; bfloat16 is faster on GPU and TPU (default float32)",
+        help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
+        "exact (default float32)",
     )
     add("--stages", type=count, metavar="N", help="run a stack's first N stages only: faster")
     add(

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="x8 self-ensemble over flips and quarter turns; takes eight times as long",
     )
-    add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the network")
+    add("--precision", default="float32", choices=arguments.PRECISIONS, help="of the network")
     add(
         "--devices",
         type=arguments.count,

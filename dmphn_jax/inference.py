@@ -14,12 +14,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax import checkpoints
+from dmphn_jax.arguments import PRECISIONS
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.models import ModelConfig, build
 from dmphn_jax.models.output import Output
 from dmphn_jax.runtime import compiler_options
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 class Deblurrer:
@@ -60,7 +59,7 @@ class Deblurrer:
           params: a parameter tree.
           config: the model it belongs to.
           stages: run the first so many stages of a stack only.
-          precision: "float32" or "bfloat16", of the computation; parameters stay float32.
+          precision: of the computation, one of `arguments.PRECISIONS`; parameters stay float32.
           devices: those that share a batch; all local ones by default.
 
         Raises UserError for an unusable checkpoint, an unknown precision, or stages that the

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dmphn_jax import arguments
 from dmphn_jax.errors import UserError, run_command
 
 DESCRIPTION = """\
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     add("--output", required=True, metavar="FILE", help="image file to write, such as a .png")
     add("--figure", choices=("both", "stages", "levels"), default="both", help="rows to draw")
     add("--stages", type=int, metavar="K", help="the first K stages of a stack only")
-    add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the network")
+    add("--precision", default="float32", choices=arguments.PRECISIONS, help="of the network")
     add("--crop", metavar="X,Y,W,H", help="draw this part of the images only, in pixels")
     add("--panel-width", type=int, default=480, metavar="PX", help="widest panel (480)")
     args = parser.parse_args(argv)

@@ -132,11 +132,12 @@ def test_new_parameters_compile_nothing(params, deblurrer):
     assert programs.quantised._cache_size() == compiled
 
 
-def test_bfloat16_is_close(params, deblurrer):
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 2), ("float16", 0.1)])
+def test_low_precision_is_close(params, deblurrer, precision, most):
     image = pixels(32, 32, 3)
-    rough = dmphn_jax.Deblurrer(params=params, config=CONFIG, precision="bfloat16")
+    rough = dmphn_jax.Deblurrer(params=params, config=CONFIG, precision=precision)
     difference = rough(image).astype(int) - deblurrer(image)
-    assert 0 < np.abs(difference).mean() < 2
+    assert 0 < np.abs(difference).mean() < most
 
 
 def test_mistakes(params, tmp_path):

@@ -35,7 +35,7 @@ def inference(
       config, params: the model.
       images: uint8 (B, H, W, 3), of a size the patch grid divides.
       stages: run the first so many stages only; None: all.
-      precision: "float32" or "bfloat16".
+      precision: one of `arguments.PRECISIONS`.
       device: that computes.
     """
     deblurrer = Deblurrer(

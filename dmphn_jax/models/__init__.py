@@ -31,7 +31,8 @@ def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
 
     Args:
       config: the model.
-      dtype: compute dtype, "float32" or "bfloat16"; parameters and images stay float32.
+      dtype: compute dtype, one of `arguments.PRECISIONS`; parameters, images and the convolutions
+        that read and write images stay float32.
       remat: recompute each encoder's and decoder's activations in the backward pass.
     """
     import functools
