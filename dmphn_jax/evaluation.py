@@ -142,7 +142,7 @@ def evaluate_params(
       on_image: called with the scores and the deblurred image, uint8 (H, W, 3), of every pair.
       on_failure: called with one line for every pair that cannot be read or scored.
 
-    Raises UserError if a batch does not fit into memory.
+    Raises UserError if a batch does not fit into memory or its outputs are not finite.
     """
     run = getattr(method, "batch", method)
     devices = list(devices or jax.local_devices())
@@ -226,6 +226,8 @@ def _score(
 def _guarded(run: Callable[[np.ndarray], Any], images: np.ndarray, name: str) -> Any:
     try:
         return np.asarray(run(images))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

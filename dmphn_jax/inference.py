@@ -90,10 +90,21 @@ class Deblurrer:
         return self.batch(np.asarray(image)[None])[0]
 
     def batch(self, images: np.ndarray) -> np.ndarray:
-        """Deblurs images of one size, (B, H, W, 3) uint8 or uint16, shared among the devices."""
+        """Deblurs images of one size, (B, H, W, 3) uint8 or uint16, shared among the devices.
+
+        Raises UserError if an output is not finite: weights can leave the range of float16, which
+        ends at 65504, or come from training that diverged.
+        """
         images = np.asarray(images)
         padded = self._pad(images)
-        result = np.asarray(self.programs.quantised(*self.place(padded)))
+        result, finite = jax.device_get(self.programs.quantised(*self.place(padded)))
+        if not finite.all():
+            cause = (
+                "these weights need numbers beyond float16's range; take another precision"
+                if self.precision == "float16"
+                else "these weights are of no use; take an earlier checkpoint"
+            )
+            raise UserError(f"the network's output is not finite in {self.precision}: {cause}")
         return result[: images.shape[0], : images.shape[1], : images.shape[2]]
 
     def output(self, image: np.ndarray) -> Output:
@@ -149,7 +160,7 @@ class Programs(NamedTuple):
     """Compiled on first use, each taking (params, images (B, H, W, 3) uint8 or uint16)."""
 
     raw: Any  # -> Output
-    quantised: Any  # -> images like the input's
+    quantised: Any  # -> images like the input's, and whether each is of finite numbers: (B,)
 
 
 @functools.cache
@@ -161,10 +172,11 @@ def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -
         x = images.astype(jnp.float32) / jnp.iinfo(images.dtype).max - 0.5
         return module.apply({"params": params}, x, stages=stages)
 
-    def quantised(params: Any, images: jax.Array) -> jax.Array:
+    def quantised(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         top = jnp.iinfo(images.dtype).max
         y = (raw(params, images).image + 0.5) * top
-        return jnp.clip(jnp.round(y), 0, top).astype(images.dtype)
+        finite = jnp.all(jnp.isfinite(y), axis=(1, 2, 3))
+        return jnp.clip(jnp.round(y), 0, top).astype(images.dtype), finite
 
     options = compiler_options(platform)
     return Programs(

@@ -140,6 +140,22 @@ def test_low_precision_is_close(params, deblurrer, precision, most):
     assert 0 < np.abs(difference).mean() < most
 
 
+def test_outputs_that_are_not_finite_are_refused(params):
+    image = pixels(16, 8, 3)
+    far = jax.tree.map(np.array, params)
+    far["stage_1"]["level_1"]["encoder"]["conv_1"]["bias"][:] = 1e5  # float16 ends at 65504
+    deblurrers = [
+        dmphn_jax.Deblurrer(params=far, config=CONFIG, precision=precision)
+        for precision in ("float32", "float16")
+    ]
+    assert deblurrers[0](image).shape == image.shape
+    with pytest.raises(UserError, match=r"not finite in float16: .* another precision"):
+        deblurrers[1](image)
+    broken = jax.tree.map(lambda x: x * np.nan, params)
+    with pytest.raises(UserError, match=r"not finite in float32: .* earlier checkpoint"):
+        dmphn_jax.Deblurrer(params=broken, config=CONFIG)(image)
+
+
 def test_mistakes(params, tmp_path):
     checkpoints.save(tmp_path / "c", params, CONFIG)
     deblurrer = dmphn_jax.Deblurrer(tmp_path / "c")
