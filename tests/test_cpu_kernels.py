@@ -118,7 +118,7 @@ def test_images_at_either_end(lanes):
 
 
 def test_narrow_networks_and_bfloat16_are_xlas(lanes):
-    assert calls(compare((2, 6, 10, 4), 6)) == 0
+    assert calls(compare((2, 6, 10, 6), 6)) == 0
     assert not cpu_kernels.serve(jnp.bfloat16, lanes)
 
 
