@@ -14,13 +14,15 @@
 namespace dmphn {
 
 // Floats of a vector, and how many pixels (in convolutions) or channels (in filter gradients) have
-// two vectors of sums each in the registers: 32, but 16 with AVX and AVX2.
+// two vectors of sums each in the registers: 32 with AVX-512 and on ARM, else 16.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kPixelTile = 12, kChannelTile = 8;
 #elif defined(__AVX__)
 constexpr int kLanes = 8, kPixelTile = 6, kChannelTile = 4;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kPixelTile = 10, kChannelTile = 8;  // with 12 GCC spills sums
 #else
-constexpr int kLanes = 4, kPixelTile = 12, kChannelTile = 8;
+constexpr int kLanes = 4, kPixelTile = 6, kChannelTile = 4;
 #endif
 
 // Features that are computed together: two vectors, or one where two do not divide them all.
