@@ -108,7 +108,7 @@ def test_global_skip_with_zero_weights_is_the_identity(name):
 
 @pytest.mark.parametrize("name", ["stack4", "stack2_vmphn", "stack3_dmsn_2"])
 def test_first_stages_are_a_model(name):
-    config = dataclasses.replace(zoo.get(name), width=2)
+    config = dataclasses.replace(zoo.get(name), width=4)
     params, x = random_params(config), random_image()
     whole = build(config).apply({"params": params}, x)
     assert len(whole.stages) == config.stages
@@ -150,7 +150,7 @@ def test_bfloat16_keeps_parameters_and_images_float32():
 
 
 def test_rematerialisation_changes_no_gradient():
-    config = dataclasses.replace(zoo.get("dmphn_1"), width=2)
+    config = dataclasses.replace(zoo.get("dmphn_1"), width=4)
     params, x = random_params(config), random_image(batch=1)
 
     def gradient(remat):

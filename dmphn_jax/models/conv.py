@@ -46,7 +46,7 @@ def convolve(
     On a CPU `cpu_kernels` compute it where they can. Gradients are `conv_gradients`';
     forward-mode differentiation is not defined.
     """
-    return _convolve(How(stride, transposed, relu, precision), x, kernel, bias, residual)
+    return _compiled(How(stride, transposed, relu, precision), x, kernel, bias, residual)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -95,6 +95,9 @@ def _convolve_backward(how: How, saved, g):
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
+# Without it a call outside of jit compiles `_convolve` anew each time, and a network lowers each of
+# its convolutions, not each kind once.
+_compiled = jax.jit(_convolve, static_argnums=0)
 
 
 def convolve_plainly(how: How, x: jax.Array, kernel: jax.Array) -> jax.Array:
