@@ -122,21 +122,7 @@ def test_first_stages_are_a_model(name):
         build(config).apply({"params": params}, x, stages=config.stages + 1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # The deepest of each kind: the others have no parameter of a kind of their own.
-    [
-        "dmphn_1",
-        "dmphn_1_1_1",
-        "dmphn_1_4_16",
-        "dmphn_1_2_4_8_16",
-        "dmphn_1_2_4_ws",
-        "stack4",
-        "vmphn",
-        "stack2_vmphn",
-        "dmsn_3",
-    ],
-)
+@pytest.mark.parametrize("name", zoo.ZOO)
 def test_gradients_reach_every_parameter(name):
     config = dataclasses.replace(zoo.get(name), width=4)
     params, x = random_params(config), random_image(batch=1)
