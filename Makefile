@@ -18,7 +18,7 @@ $(VENV)/.test: $(VENV)/.core
 	@touch $@
 
 demo: $(VENV)/.core
-	$(BIN)/python -m dmphn_jax.demo
+	$(BIN)/python -m dmphn_jax demo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -13,7 +13,7 @@ __all__ = ["Deblurrer", "UserError", "__version__"]
 def __getattr__(name: str):
     # Loaded on first use: importing jax takes seconds, and `dmphn --help` must not wait for it.
     if name == "Deblurrer":
-        from dmphn_jax.inference import Deblurrer
+        from dmphn_jax.inference.deblurrer import Deblurrer
 
         return Deblurrer
     if name == "UserError":

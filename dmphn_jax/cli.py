@@ -1,7 +1,7 @@
-"""`dmphn COMMAND ...`: one entry for every command; `python -m dmphn_jax.COMMAND` does the same.
+"""`dmphn COMMAND ...`: one entry for every command; `python -m dmphn_jax COMMAND` does the same.
 
-A command is a module with `main(argv) -> int`. It is imported only when called, and imports jax
-only inside functions, so that `--help` answers at once.
+A command is a module of `commands` with `main(argv) -> int`. It is imported only when called, and
+imports jax only inside functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ import sys
 from dmphn_jax import __version__
 from dmphn_jax.errors import nearest, run_command
 
-# name -> (module, what it does); printed in this order.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "deblur": ("dmphn_jax.deblur", "deblur images and folders"),
-    "convert": (
-        "dmphn_jax.convert",
-        "turn the authors' PyTorch weights into a checkpoint, and back",
-    ),
-    "models": ("dmphn_jax.list_models", "print every model of the paper: size, cost, PSNR, SSIM"),
-    "evaluate": ("dmphn_jax.evaluate", "PSNR, SSIM and runtime of checkpoints beside the paper's"),
-    "visualize": ("dmphn_jax.visualize", "draw every level's and every stage's output (Fig. 7, 8)"),
-    "plot": ("dmphn_jax.plot", "draw PSNR against runtime from reports (Fig. 1)"),
-    "make-pairs": ("dmphn_jax.make_pairs", "make blurry/sharp pairs from sharp videos"),
-    "benchmark": ("dmphn_jax.benchmark", "measure speed, memory and cost, beside PyTorch's"),
-    "benchmark-data": ("dmphn_jax.data.benchmark", "measure crops per second of every data feed"),
+# name -> what it does; printed in this order. `make-pairs` is `commands/make_pairs.py`, and so on.
+COMMANDS: dict[str, str] = {
+    "deblur": "deblur images and folders",
+    "convert": "turn the authors' PyTorch weights into a checkpoint, and back",
+    "models": "print every model of the paper: size, cost, PSNR, SSIM",
+    "evaluate": "PSNR, SSIM and runtime of checkpoints beside the paper's",
+    "visualize": "draw every level's and every stage's output (Fig. 7, 8)",
+    "plot": "draw PSNR against runtime from reports (Fig. 1)",
+    "make-pairs": "make blurry/sharp pairs from sharp videos",
+    "scenes": "draw synthetic scenes, and tell how blurred they are",
+    "benchmark": "measure speed, memory and cost, beside PyTorch's",
+    "benchmark-data": "measure crops per second of every data feed",
+    "demo": "train a small network on synthetic scenes and show what it learned",
 }
 
 
 def _usage() -> str:
     width = max((len(name) for name in COMMANDS), default=0)
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return (
         "usage: dmphn COMMAND [options]     (dmphn COMMAND --help tells more)\n\n"
         + "\n".join(lines)
@@ -52,14 +51,10 @@ def main(argv: list[str]) -> int:
         hint = nearest(name, COMMANDS)
         print(f"dmphn: error: no command {name!r}{hint}; see dmphn --help", file=sys.stderr)
         return 2
-    module = importlib.import_module(COMMANDS[name][0])
+    module = importlib.import_module(f"dmphn_jax.commands.{name.replace('-', '_')}")
     return run_command(module.main, rest)
 
 
 def entry_point() -> None:
     """The console script."""
     sys.exit(main(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    entry_point()

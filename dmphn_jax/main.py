@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dmphn_jax import settings
 from dmphn_jax.errors import UserError, nearest, run_command
+from dmphn_jax.training import settings
 
 INTERRUPTED = 130
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     if args.mode == "evaluate":
         return _evaluate(config, workdir)
 
-    from dmphn_jax.train import train
+    from dmphn_jax.training.loop import train
 
     result = train(config, workdir, profile=args.profile)
     return INTERRUPTED if result.stopped == "SIGINT" else 0
@@ -106,8 +106,8 @@ def _evaluate(config: Any, workdir: str) -> int:
     """Evaluates the run's best checkpoint, or its newest where none was judged."""
     import jax
 
-    from dmphn_jax import evaluate
-    from dmphn_jax.checkpoints_training import chosen_checkpoint
+    from dmphn_jax.commands import evaluate
+    from dmphn_jax.training.checkpoints import chosen_checkpoint
 
     if jax.process_index() != 0:
         return 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dmphn_jax import distributed, main, settings
+from dmphn_jax import distributed, main
 from dmphn_jax.errors import UserError
-from tests.commands import help_without
+from dmphn_jax.training import settings
+from tests.support.commands import help_without
 
 STACK4 = "--config=configs/stack4.py"
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import tensorflow_datasets as tfds
 
-from tfds_gopro import splits, trees
+from dmphn_jax.data import splits
+from tfds_gopro import trees
 from tfds_gopro.pair_builder import PairBuilder, PairConfig, pair_config
 
 __all__ = ["BUILDERS", "Gopro", "PairConfig", "VideoDeblurring", "pair_config"]

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dmphn_jax.data import splits
 from dmphn_jax.data.images import decode_image, image_size
 from dmphn_jax.data.tiles import tile_starts
 from dmphn_jax.errors import UserError, one_line
-from tfds_gopro import splits, trees, writer
+from tfds_gopro import trees, writer
 
 TILE, STRIDE = 512, 256
 FRAME = (1 << 16, 1 << 16)  # a tile that holds any frame whole

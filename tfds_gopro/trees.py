@@ -12,8 +12,8 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from dmphn_jax.data import splits
 from dmphn_jax.errors import UserError, one_line
-from tfds_gopro import splits
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 

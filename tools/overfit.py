@@ -18,8 +18,8 @@ import numpy as np
 import optax
 
 from dmphn_jax.data.synthetic import SyntheticScenes
-from dmphn_jax.losses import training_loss
 from dmphn_jax.models import build, init_params, zoo
+from dmphn_jax.training.losses import training_loss
 
 
 def main() -> int:

@@ -14,10 +14,10 @@ from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.data.base import Pair
 from dmphn_jax.data.resident_feed import ResidentFeed
-from dmphn_jax.inference import Deblurrer
+from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, build
-from dmphn_jax.optimizer import make_optimizer
-from dmphn_jax.train_step import data_mesh, init_state, make_train_step
+from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.step import data_mesh, init_state, make_train_step
 
 
 def inference(
@@ -35,7 +35,7 @@ def inference(
       config, params: the model.
       images: uint8 (B, H, W, 3), of a size the patch grid divides.
       stages: run the first so many stages only; None: all.
-      precision: one of `arguments.PRECISIONS`.
+      precision: one of `models.PRECISIONS`.
       device: that computes.
     """
     deblurrer = Deblurrer(

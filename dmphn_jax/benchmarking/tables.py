@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dmphn_jax import __version__
-from dmphn_jax.report import table, write_file
+from dmphn_jax.evaluation.report import table, write_file
 
 FORMAT = 1
 

@@ -22,7 +22,7 @@ from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.benchmarking.torch_twin import Twin, patch_by_patch, stacked
 from dmphn_jax.benchmarking.variants import VARIANTS, Variant
 from dmphn_jax.models import ModelConfig
-from dmphn_jax.optimizer import DEFAULTS
+from dmphn_jax.training.optimizer import DEFAULTS
 
 
 def inference(

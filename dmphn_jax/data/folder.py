@@ -174,7 +174,7 @@ def _put(files: Files, name: str, side: str, path: Path) -> None:
 
 
 def _published_split(files: Files, split: str) -> Files:
-    from tfds_gopro.splits import VIDEO_DEBLURRING_TEST
+    from dmphn_jax.data.splits import VIDEO_DEBLURRING_TEST
 
     test = set(VIDEO_DEBLURRING_TEST)
     return {n: f for n, f in files.items() if (n.split("/")[0] in test) == (split == "test")}

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from dmphn_jax.models import zoo
-from dmphn_jax.models.config import ModelConfig, multiply_adds, parameter_count
+from dmphn_jax.models.config import PRECISIONS, ModelConfig, multiply_adds, parameter_count
 
 __all__ = [
+    "PRECISIONS",
     "ModelConfig",
     "build",
     "init_params",
@@ -31,7 +32,7 @@ def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
 
     Args:
       config: the model.
-      dtype: compute dtype, one of `arguments.PRECISIONS`; parameters, images and the convolutions
+      dtype: compute dtype, one of `PRECISIONS`; parameters, images and the convolutions
         that read and write images stay float32.
       remat: recompute each encoder's and decoder's activations in the backward pass.
     """

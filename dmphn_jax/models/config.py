@@ -8,6 +8,8 @@ from typing import Any
 
 FAMILIES = ("dmphn", "vmphn", "dmsn")
 PATCHES = (1, 2, 4, 8, 16)
+# Compute dtypes of inference; training has fewer: float16 gradients vanish.
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class ModelConfig:
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
         """Patch grid (rows, columns) of each level, level 1 first."""
-        from dmphn_jax.patches import GRIDS  # here, so that names and sizes need no jax
+        from dmphn_jax.models.patches import GRIDS  # here, so that names and sizes need no jax
 
         return tuple(GRIDS[n] for n in self.patches)
 

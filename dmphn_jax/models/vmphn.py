@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.output import UnitOutput
-from dmphn_jax.patches import Grid, join_patches, split_patches
+from dmphn_jax.models.patches import Grid, join_patches, split_patches
 
 
 class VMPHN(nn.Module):

@@ -1,0 +1,17 @@
+"""A model on disk: parameters, configuration and a digest of the parameters.
+
+`model` holds the folder format (imported on first use: it takes jax and orbax); `torch` reads and
+writes the authors' files without either.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Checkpoint", "alone", "digest", "load", "model_item", "read_model_item", "save"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from dmphn_jax.checkpoints import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'dmphn_jax.checkpoints' has no attribute {name!r}")

@@ -1,0 +1,52 @@
+"""`dmphn scenes`: a contact sheet of synthetic scenes, and how their PSNR spreads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from dmphn_jax.data.psnr import psnr
+from dmphn_jax.data.synthetic import SyntheticScenes, contact_sheet
+from dmphn_jax.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Draws a contact sheet and prints how the PSNR of the scenes spreads."""
+    parser = argparse.ArgumentParser(
+        prog="dmphn scenes",
+        description="Draw synthetic scenes (blurry above sharp) and print their PSNR's spread.",
+    )
+    parser.add_argument("--contact-sheet", metavar="OUT", required=True, help="picture to write")
+    parser.add_argument("--count", type=int, default=10, help="scenes (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=5, help="per row (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(144, 144), metavar=("H", "W"), help="in pixels"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--motion", type=float, default=1.0, help="factor on all motion")
+    parser.add_argument("--noise", type=float, default=0.0, help="sensor noise in grey levels")
+    args = parser.parse_args(argv)
+    if args.columns < 1:
+        raise UserError("--columns must be at least 1")
+
+    from PIL import Image
+
+    scenes = SyntheticScenes(args.size, args.count, args.seed, motion=args.motion, noise=args.noise)
+    pairs = list(scenes)
+    out = Path(args.contact_sheet)
+    temporary = out.with_name(f".{out.stem}-{uuid.uuid4().hex}{out.suffix or '.png'}")
+    try:
+        Image.fromarray(contact_sheet(pairs, args.columns)).save(temporary, optimize=True)
+        os.replace(temporary, out)
+    except (OSError, ValueError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot be written ({error})") from None
+    values = [psnr(pair.blurry, pair.sharp) for pair in pairs]
+    marks = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    print(f"{out}: {len(pairs)} scenes, blurry against sharp PSNR in dB:")
+    print("  least {:.1f}, quartiles {:.1f} {:.1f} {:.1f}, most {:.1f}".format(*marks))
+    return 0

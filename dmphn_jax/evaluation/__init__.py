@@ -1,0 +1,1 @@
+"""Scores of checkpoints on pairs, and the reports and figures made of them."""

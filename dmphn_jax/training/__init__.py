@@ -1,0 +1,1 @@
+"""Training: the loop, its compiled step, and all that a run keeps."""

@@ -1,0 +1,297 @@
+"""Checkpoints of a training run: the second half of `checkpoints`, the module that knows orbax.
+
+A step folder holds the items `params/` and `model/` of any checkpoint, so it loads as a model:
+the moving average where the run keeps one, else the parameters. Beside them stand `state/`, the
+rest of the training state, and `run/`, one JSON file with the step, the feed's position, the
+configuration, the best score and a digest of `state/`.
+
+Only process 0 reads and writes; the others need not see the folder.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from dmphn_jax import checkpoints
+from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.models import ModelConfig, parameter_name
+from dmphn_jax.training.step import TrainState
+
+FORMAT = 1
+_RUN_FILE = Path("run") / "metadata"
+_DELETED = ".deleted"
+
+
+class DamagedError(UserError):
+    """A checkpoint that cannot be used and is set aside."""
+
+
+class Resumed(NamedTuple):
+    """A training state read back: NumPy arrays, and what `save` was given with them."""
+
+    state: TrainState
+    run: dict[str, Any]
+    path: Path
+
+
+class RunCheckpoints:
+    """The folder `<workdir>/checkpoints/<step>` of a run.
+
+    Keeps the newest `keep` checkpoints and the one with the best score. A save is a device copy;
+    fetching, hashing and writing happen in a thread while training goes on. A checkpoint appears
+    whole or not at all, whenever the process dies.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: ModelConfig,
+        *,
+        keep: int = 3,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Takes note of the folder; the first save makes it."""
+        self.folder = Path(folder).absolute()
+        self.model = model
+        self.last_good: Path | None = None
+        self._keep = keep
+        self._warn = warn
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: concurrent.futures.Future[None] | None = None
+
+    def run_of_latest(self) -> dict[str, Any] | None:
+        """Returns the item `run` of the newest checkpoint whose description reads, else None."""
+        for step in self.steps():
+            try:
+                return _read_run(self.folder / str(step))
+            except DamagedError as error:
+                self._set_aside(step, error)
+        return None
+
+    def latest(self, template: TrainState) -> Resumed | None:
+        """Returns the newest undamaged state, None if there is none.
+
+        Damaged checkpoints on the way to it are moved to `<workdir>/damaged/` with a warning.
+
+        Args:
+          template: a state of the run's structure; arrays or shapes.
+        """
+        for step in self.steps():
+            path = self.folder / str(step)
+            try:
+                resumed = self._read(path, template)
+            except DamagedError as error:
+                self._set_aside(step, error)
+            else:
+                self.last_good = path
+                return resumed
+        return None
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a folder, newest first."""
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(
+            (int(p.name) for p in entries if p.is_dir() and p.name.isdigit()), reverse=True
+        )
+
+    def save(self, state: TrainState, run: dict[str, Any], score: float | None = None) -> None:
+        """Saves asynchronously; waits only for the save before it.
+
+        Args:
+          state: device arrays, copied at once: the caller may donate them to the next step.
+          run: plain JSON values; `step` is the folder's name.
+          score: what "best" goes by, higher is better; None: this one is not judged.
+
+        Raises UserError if the save before this one failed.
+        """
+        self.wait()
+        # Replicated arrays: this process's first copy is the whole.
+        local = jax.tree.map(lambda x: x.addressable_data(0), state)
+        self._pending = self._thread.submit(self._write, _copy(local), dict(run), score)
+
+    def wait(self) -> None:
+        """Waits for the save under way; raises UserError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise UserError(f"{self.folder}: a checkpoint cannot be written: {reason}") from None
+        except ValueError as error:  # tensorstore reports a full disk so
+            raise UserError(
+                f"{self.folder}: a checkpoint cannot be written: {one_line(error)[:200]}"
+            ) from None
+
+    def close(self) -> None:
+        """Waits, then frees the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if "_manager" in self.__dict__:
+                self._manager.close()
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        policies = checkpoint_managers.preservation_policy
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["score"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
+        return ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                cleanup_tmp_directories=True,
+                # Renamed first, removed after: a kill leaves no half-removed step.
+                todelete_subdir=_DELETED,
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(self._keep), best]
+                ),
+                # This class has its own thread: one process writes, and orbax's asynchronous
+                # writer would wait for all of them.
+                enable_async_checkpointing=False,
+                **checkpoints.alone(),
+            ),
+        )
+
+    def _write(self, state: TrainState, run: dict[str, Any], score: float | None) -> None:
+        state = jax.device_get(state)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
+            return  # the loop is about to stop at the step that did this
+        step = int(run["step"])
+        params, rest = state.deployed, _rest(state)
+        info = {"step": step, "ema": state.ema is not None, "config": run.get("config")}
+        if score is not None:
+            info["score"] = score
+        run = {**run, "format": FORMAT, "digest": checkpoints.digest(rest)}
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                model=ocp.args.JsonSave(checkpoints.model_item(params, self.model, info)),
+                state=ocp.args.StandardSave(rest),
+                run=ocp.args.JsonSave(run),
+            ),
+            metrics=None if score is None else {"score": float(score)},
+            force=True,
+        )
+        if not saved:
+            raise OSError(None, f"step {step} was not saved")
+        self.last_good = self.folder / str(step)
+        shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
+
+    def _read(self, path: Path, template: TrainState) -> Resumed:
+        run = _read_run(path)
+        try:
+            params = jax.device_get(checkpoints.load(path).params)
+        except UserError as error:
+            raise DamagedError(one_line(error)) from None
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            handler = ocp.StandardCheckpointHandler()
+            with ocp.Checkpointer(handler, **checkpoints.alone()) as checkpointer:
+                rest = checkpointer.restore(
+                    path / "state", args=ocp.args.StandardRestore(fallback_sharding=sharding)
+                )
+        except Exception as error:  # orbax and tensorstore raise many types for damaged files
+            raise DamagedError(
+                f"{path}: damaged: state/ cannot be read: {one_line(error)[:160]}"
+            ) from None
+        rest = jax.device_get(rest)
+        if checkpoints.digest(rest) != run.get("digest"):
+            raise DamagedError(f"{path}: damaged: the training state does not match its digest")
+        raw = params if template.ema is None else rest.get("params")
+        average = None if template.ema is None else params
+        found = {parameter_name(p): leaf for p, leaf in _flatten(rest.get("opt_state", {}))}
+        leaves = []
+        for key, leaf in _flatten(template.opt_state):
+            value = found.get(parameter_name(key))
+            if raw is None or value is None or value.shape != leaf.shape:
+                raise UserError(f"{path}: not a state of this run: {parameter_name(key)} differs")
+            leaves.append(value)
+        opt_state = jax.tree.unflatten(jax.tree.structure(template.opt_state), leaves)
+        return Resumed(TrainState(np.int32(run["step"]), raw, average, opt_state), run, path)
+
+    def _set_aside(self, step: int, error: UserError) -> None:
+        target = self.folder.parent / "damaged" / str(step)
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{step}-{number}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / str(step)).rename(target)
+        self._warn(f"warning: {one_line(error)}; moved to {target}")
+
+
+def chosen_checkpoint(folder: str | Path) -> Path:
+    """Returns a run's best checkpoint, or its newest where none has a score.
+
+    Args:
+      folder: `<workdir>/checkpoints`.
+
+    Raises UserError if there is none.
+    """
+    folder = Path(folder)
+    paths = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    for path in sorted(paths, key=lambda p: int(p.name), reverse=True):
+        try:
+            best = _read_run(path).get("best")
+        except DamagedError:
+            continue
+        kept = folder / str(best["step"]) if best else path
+        return kept if kept.is_dir() else path
+    raise UserError(f"{folder}: no checkpoint; train first, or name the run's --workdir")
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    """Returns what `params/` does not hold, as a plain nested dict."""
+    opt_state: dict[str, Any] = {}
+    for path, leaf in _flatten(state.opt_state):
+        *parents, name = parameter_name(path).split("/")
+        node = opt_state
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = np.asarray(leaf)
+    return {"opt_state": opt_state} | ({} if state.ema is None else {"params": state.params})
+
+
+def _flatten(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    """Returns the checked item `run` of a step folder; raises DamagedError in one line."""
+    try:
+        run = json.loads((path / _RUN_FILE).read_text())
+        if not isinstance(run, dict) or run["step"] != int(path.name):
+            raise ValueError("another step's")
+        if run["format"] > FORMAT:
+            raise UserError(f"{path}: a newer version wrote it; upgrade dmphn_jax")
+    except PermissionError as error:
+        raise UserError(f"{path / _RUN_FILE}: {error.strerror}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}: damaged: {_RUN_FILE}: {one_line(error)}") from None
+    return run

@@ -1,0 +1,365 @@
+"""The host feed: order, crops, processes, restores, and what a user can get wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmphn_jax.data import base, make_feed, open_source
+from dmphn_jax.data.host_feed import HostFeed
+from dmphn_jax.errors import UserError
+from tests.support import data_tree
+from tfds_gopro.builders import Gopro, pair_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CROP = 32
+
+
+class Coded:
+    """Frames whose pixels say which frame, row and column they are; sharp is blurry plus one."""
+
+    def __init__(self, count: int, height: int = 40, width: int = 50):
+        self.names = [f"s/{number:03d}" for number in range(count)]
+        rows, columns = np.mgrid[:height, :width]
+        self._plane = rows.astype(np.uint8), columns.astype(np.uint8)
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        rows, columns = self._plane
+        blurry = np.stack([np.full_like(rows, index), rows, columns], -1)
+        return base.Pair(blurry, blurry + np.uint8(1), self.names[index])
+
+
+def feed(source, **options):
+    options = {"batch_size": 4, "crop_size": CROP, "seed": 1, "threads": 1, **options}
+    return HostFeed(source, **options)
+
+
+def take(made, batches):
+    with_axis = [made.next_local() for _ in range(batches)]
+    return {side: np.concatenate([b[side] for b in with_axis]) for side in ("blurry", "sharp")}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("feed")
+    pairs = data_tree.gopro_tree(root / "GOPRO_Large", train=5)
+    for config in (pair_config(), pair_config("crops", size=(64, 64), stride=32)):
+        builder = Gopro(
+            data_dir=root / "D",
+            config=config,
+            source=root / "GOPRO_Large",
+            allow_partial=True,
+            progress=False,
+        )
+        builder.download_and_prepare()
+    return root / "D", pairs
+
+
+def test_prepare_to_batch_is_bit_exact(prepared):
+    """Every crop of a batch is one window of its frame, the same on both sides."""
+    data_dir, pairs = prepared
+    source = open_source("gopro", data_dir=data_dir)
+    made = feed(source, batch_size=3)
+    batch = take(made, 4)
+    names = made.names(0, 12)
+    for place, name in enumerate(names):
+        blurry, sharp = pairs[name]
+        found = [
+            (top, left)
+            for top in range(blurry.shape[0] - CROP + 1)
+            for left in range(blurry.shape[1] - CROP + 1)
+            if (blurry[top, left] == batch["blurry"][place // 3, place % 3, 0, 0]).all()
+            and (
+                blurry[top : top + CROP, left : left + CROP]
+                == batch["blurry"][place // 3, place % 3]
+            ).all()
+        ]
+        assert found, name
+        assert any(
+            (sharp[t : t + CROP, x : x + CROP] == batch["sharp"][place // 3, place % 3]).all()
+            for t, x in found
+        )
+    made.close()
+
+
+def test_tiles_and_whole_frames_give_the_same_batches(prepared):
+    batches = []
+    for options in ({}, {"records": "frames"}, {"views": False}):
+        made = feed(open_source("gopro", data_dir=prepared[0], **options), batch_size=3)
+        batches.append(take(made, 5))
+        made.close()
+    for other in batches[1:]:
+        for side, array in batches[0].items():
+            np.testing.assert_array_equal(array, other[side])
+
+
+@pytest.mark.parametrize(("pairs", "batch_size"), [(12, 4), (13, 4), (3, 4), (7, 7), (1, 2)])
+def test_every_epoch_visits_every_pair_once(pairs, batch_size):
+    made = feed(Coded(pairs), batch_size=batch_size)
+    assert made.steps_per_epoch == max(1, pairs // batch_size)
+    steps = -(-3 * pairs // batch_size)
+    seen = take(made, steps)["blurry"][..., 0, 0, 0].ravel()
+    orders = [tuple(seen[epoch * pairs : (epoch + 1) * pairs]) for epoch in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(pairs))
+    if pairs > 6:
+        assert len(set(orders)) == 3
+    assert [int(name[2:]) for name in made.names(0, len(seen))] == seen.tolist()
+    made.close()
+
+
+def test_both_sides_are_cropped_alike_and_positions_are_uniform():
+    source = Coded(2)
+    made = feed(source, batch_size=50)
+    batch = take(made, 60)
+    np.testing.assert_array_equal(batch["blurry"] + np.uint8(1), batch["sharp"])
+    tops, lefts = batch["blurry"][..., 0, 0, 1].ravel(), batch["blurry"][..., 0, 0, 2].ravel()
+    # Each crop is a whole window: rows and columns count up from its corner.
+    rows = tops.reshape(60, 50)[..., None, None] + np.arange(CROP)[:, None]
+    np.testing.assert_array_equal(
+        batch["blurry"][..., 1], np.broadcast_to(rows, (60, 50, CROP, CROP))
+    )
+    for values, count in ((tops, 40 - CROP + 1), (lefts, 50 - CROP + 1)):
+        counts = Counter(values.tolist())
+        assert set(counts) == set(range(count))
+        expected = 3000 / count
+        chi2 = sum((n - expected) ** 2 / expected for n in counts.values())
+        assert chi2 < 3 * count  # the seed is fixed; a biased corner would be far above
+    assert len(set(zip(tops.tolist(), lefts.tolist()))) > 150
+    made.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    pairs=st.integers(1, 9),
+    height=st.integers(8, 40),
+    width=st.integers(8, 40),
+    crop=st.integers(1, 8),
+    parts=st.sampled_from([1, 2, 3]),
+    seed=st.integers(-(2**70), 2**70),
+)
+def test_any_frames_and_processes_keep_the_pairs_aligned(pairs, height, width, crop, parts, seed):
+    source = Coded(pairs, height, width)
+    options = {"batch_size": 6, "crop_size": crop, "seed": seed}
+    feeds = [feed(source, shard=(part, parts), **options) for part in range(parts)]
+    batches = [take(made, 3) for made in feeds]
+    for made in feeds:
+        made.close()
+    blurry, sharp = (np.concatenate([b[side] for b in batches], 1) for side in ("blurry", "sharp"))
+    np.testing.assert_array_equal(blurry + np.uint8(1), sharp)
+    assert [int(n[2:]) for n in feeds[0].names(0, 18)] == blurry[..., 0, 0, 0].ravel().tolist()
+    corner, end = blurry[..., 0, 0, 1:], blurry[..., -1, -1, 1:]
+    np.testing.assert_array_equal(end - corner, np.full_like(corner, crop - 1))
+    assert end[..., 0].max() < height
+    assert end[..., 1].max() < width
+
+
+def test_two_processes_read_disjoint_halves_of_the_same_batches():
+    source = Coded(13)
+    whole = feed(source)
+    halves = [feed(source, shard=(which, 2)) for which in range(2)]
+    one, parts = take(whole, 7), [take(half, 7) for half in halves]
+    for side, array in one.items():
+        joined = np.concatenate([part[side] for part in parts], axis=1)
+        np.testing.assert_array_equal(array, joined)
+    for made in (whole, *halves):
+        made.close()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_restore_gives_the_next_batch_to_the_bit(threads):
+    source = Coded(11)
+    first = feed(source, threads=threads, prefetch=32)
+    take(first, 5)
+    state = json.loads(json.dumps(first.state()))
+    expected = take(first, 3)
+    second = feed(source, threads=5 - threads, prefetch=1)
+    second.restore(state)
+    for side, array in take(second, 3).items():
+        np.testing.assert_array_equal(array, expected[side])
+    second.restore(state)  # backwards, after batches were read ahead
+    assert second.state() == state
+    for side, array in take(second, 3).items():
+        np.testing.assert_array_equal(array, expected[side])
+    for made in (first, second):
+        made.close()
+
+
+def test_next_of_n_batches_is_n_times_next():
+    source = Coded(9)
+    together, apart = feed(source), feed(source)
+    batch = together.next(3)
+    assert batch["blurry"].shape == (3, 4, CROP, CROP, 3)
+    assert batch["blurry"].dtype == np.uint8
+    for side, array in take(apart, 3).items():
+        np.testing.assert_array_equal(np.asarray(batch[side]), array)
+    assert together.state() == apart.state()
+    blurry, sharp = together.crops(None, {side: array[1] for side, array in batch.items()})
+    assert blurry.shape == sharp.shape == (4, CROP, CROP, 3)
+    together.close()
+    apart.close()
+
+
+def test_seeds_differ():
+    source = Coded(9)
+    batches = []
+    for seed in (1, 2, -1, 2**40):
+        made = feed(source, seed=seed)
+        batches.append(take(made, 2)["blurry"])
+        made.close()
+    for k, one in enumerate(batches):
+        for other in batches[k + 1 :]:
+            assert (one != other).any()
+
+
+def test_restore_refuses_what_would_not_continue():
+    made = feed(Coded(9))
+    state = made.state()
+    with pytest.raises(UserError, match="batch_size was 4, now 3"):
+        feed(Coded(9), batch_size=3).restore(state)
+    with pytest.raises(UserError, match="pairs was 9, now 8"):
+        feed(Coded(8)).restore(state)
+    with pytest.raises(UserError, match="seed was 1, now 2"):
+        feed(Coded(9), seed=2).restore(state)
+    with pytest.raises(UserError, match="feed"):
+        made.restore({"feed": "resident", "step": 3})
+
+
+def test_mistakes_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="no pairs"):
+        feed(Coded(0))
+    with pytest.raises(UserError, match="does not divide over 3"):
+        feed(Coded(9), shard=(0, 3))
+    made = feed(Coded(9), crop_size=48)
+    with pytest.raises(UserError, match="50x40, smaller than a crop of 48"):
+        made.next_local()
+    made.close()
+    for side in ("blurry", "sharp"):
+        for number in range(6):
+            data_tree.save(tmp_path / side / f"{number}.png", data_tree.frame(number, 40, 50))
+    with pytest.raises(UserError, match="smaller than a crop of 48"):
+        feed(open_source(tmp_path), crop_size=48)
+    path = tmp_path / "sharp/3.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    made = feed(open_source(tmp_path), threads=2)
+    with pytest.raises(UserError, match=r"sharp/3\.png"):
+        take(made, 3)
+    made.close()
+    with pytest.raises(UserError, match="did you mean 'resident'"):
+        make_feed({"feed": "residnt"}, mesh=None, seed=0, batch_size=4, crop_size=CROP)
+
+
+def test_make_feed_reads_the_config(prepared):
+    import jax
+    from ml_collections import ConfigDict
+
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
+    )
+    data = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "host", "threads": 2}
+    made = make_feed(ConfigDict(data), mesh=mesh, seed=1, batch_size=3, crop_size=CROP)
+    assert isinstance(made, HostFeed)
+    plain = feed(open_source("gopro", data_dir=prepared[0]), batch_size=3)
+    batch, expected = made.next(2), take(plain, 2)
+    for side, array in batch.items():
+        assert array.sharding.is_equivalent_to(made._sharding, array.ndim)
+        np.testing.assert_array_equal(np.asarray(array), expected[side])
+    made.close()
+    plain.close()
+
+
+def test_auto_takes_the_resident_feed_where_the_set_fits(prepared, monkeypatch):
+    import jax
+
+    resident_feed = pytest.importorskip("dmphn_jax.data.resident_feed")
+    from dmphn_jax.data import memory
+
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices("cpu")[:1]
+    )
+    options = {"mesh": mesh, "seed": 1, "batch_size": 3, "crop_size": CROP}
+    data = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "auto"}
+    made = make_feed(data, **options)
+    assert isinstance(made, resident_feed.ResidentFeed)
+    made.close()
+    monkeypatch.setattr(memory, "host_free", lambda: 1000)
+    made = make_feed(data, **options)
+    assert isinstance(made, HostFeed)
+    made.close()
+
+
+def test_benchmark_prints_and_writes_its_figures(tmp_path, capsys):
+    from dmphn_jax.commands import benchmark_data as benchmark
+
+    args = ["--feeds", "png", "raw", "--frames", "1", "--seconds", "0.1", "--json"]
+    args += [str(tmp_path / "b.json"), "--batch-size", "2", "--threads", "1"]
+    assert benchmark.main(args) == 0
+    printed = capsys.readouterr().out
+    assert "| PNG frames, host |" in printed
+    assert "| raw tiles, host |" in printed
+    for row in json.loads((tmp_path / "b.json").read_text())["feeds"]:
+        assert row["pairs_per_second_per_core"] > 0
+        assert row["pairs"] % 2 == 0
+    with pytest.raises(UserError, match="--threads 0"):
+        benchmark.main(["--threads", "0"])
+
+
+WORKER = """
+import sys, numpy as np, jax
+process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+from tests.data.test_host_feed import Coded, feed
+# The devices in an order that does not follow the processes.
+devices = np.array(jax.devices())[[0, 2, 1, 3]]
+mesh = jax.sharding.Mesh(devices, ("data",))
+made = feed(Coded(13), mesh=mesh, batch_size=8)
+read = made._batches._rows
+batch = made.next(2)["blurry"]
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+whole = jax.jit(lambda x: x, out_shardings=everywhere)(batch)
+np.savez(f"{out}/{process}.npz", whole=np.asarray(whole.addressable_data(0)), read=read)
+made.close()
+jax.distributed.shutdown()
+"""
+
+
+def test_global_batches_of_two_real_processes(tmp_path):
+    """Two processes of two devices each hold the batches that one process makes."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(process), port, str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    for job in jobs:
+        _, errors = job.communicate(timeout=240)
+        assert job.returncode == 0, errors[-2000:]
+    results = [np.load(tmp_path / f"{process}.npz") for process in range(2)]
+    one = feed(Coded(13), batch_size=8)
+    expected = take(one, 2)["blurry"]
+    one.close()
+    for result in results:
+        np.testing.assert_array_equal(result["whole"], expected)
+    read = [set(result["read"].tolist()) for result in results]
+    assert not read[0] & read[1]
+    assert read[0] | read[1] == set(range(8))
