@@ -1,0 +1,154 @@
+"""`dmphn plan`: what a run needs on an accelerator, before it is paid for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from dmphn_jax.commands import arguments
+from dmphn_jax.errors import UserError
+from dmphn_jax.files import write_atomically
+from dmphn_jax.models import PRECISIONS, zoo
+from dmphn_jax.planning import experiments, machines, report, run
+from dmphn_jax.planning.request import Compiled, Request
+from dmphn_jax.training import settings
+
+DESCRIPTION = """\
+Compiles this project's own program, a training step or the network on images, for a TPU slice or
+GPUs that need not be there, and tells what the compiler says of it: memory per chip and whether it
+fits, collectives, operations, bytes, on TPUs estimated cycles, the bounds that the chip's peak
+figures set, hours and cost to the config's end. Nothing is executed.
+
+Needs the machine's compiler: libtpu for TPUs, JAX's CUDA plugin for GPUs (docs/plan.md)."""
+
+
+def _batch(text: str) -> int:
+    return -1 if text == "max" else arguments.count(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="dmphn plan",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  dmphn plan --config configs/stack4.py --devices v5e:4x4 --batch max\n"
+        "  dmphn plan --model stack4 --size 720x1280 --devices v6e:2x2 --batch 4\n"
+        "Fields of the config are set as --config.FIELD=VALUE.",
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    program = made.add_mutually_exclusive_group(required=True)
+    program.add_argument("--config", metavar="FILE[:ARG]", help="plan the training of a config")
+    program.add_argument("--model", metavar="NAME", help="plan inference with a model of the zoo")
+    add(
+        "--devices",
+        required=True,
+        metavar="NAME",
+        help=f"v5e:4x4, h100:8, ...: of {', '.join(machines.CHIPS)}",
+    )
+    add(
+        "--batch",
+        type=_batch,
+        default=0,
+        metavar="N|max",
+        help="pairs per step or images per call, over all chips; max: as many as fit "
+        "(the config's batch, made even; one image a chip)",
+    )
+    add("--size", type=arguments.size, metavar="HxW", help="of the images (720x1280)")
+    add("--precision", choices=PRECISIONS, help="compute dtype (the config's; bfloat16)")
+    add("--layout", help="of the convolutions (the one that the platform takes by itself)")
+    add(
+        "--remat",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="recompute activations in the backward pass (the config's)",
+    )
+    add("--pairs", type=arguments.count, default=0, metavar="N", help="in the training set")
+    add("--price-per-chip-hour", type=float, metavar="P", help="tells what the run costs")
+    add("--json", metavar="FILE", help="write the plan there; docs/plan.md tells the keys")
+    add("--hlo", metavar="FILE", help="write the optimised program there")
+    add(
+        "--explain",
+        type=arguments.count,
+        nargs="?",
+        const=20,
+        default=0,
+        metavar="N",
+        help="list the N dearest operations (20), and all that only move full-resolution tensors",
+    )
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Runs `dmphn plan`; returns 1 if the program does not fit, else 0."""
+    overrides = [arg for arg in argv if arg.startswith("--config.")]
+    args = parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
+    machine = machines.parse(args.devices)
+    request = _request(args, overrides)
+    found = run.ask(request, lambda said: print(f"compiling {said}", file=sys.stderr, flush=True))
+    for tried in found[:-1]:
+        print(f"batch {tried.batch}: {'fits' if tried.fits else 'does not fit'}")
+    compiled = found[-1]
+    plan = _plan(request, machine, compiled, args.price_per_chip_hour)
+    if args.hlo:
+        _write(args.hlo, compiled.text)
+    if args.json:
+        _write(args.json, json.dumps(plan.to_dict(), indent=1) + "\n")
+    print(report.text(plan))
+    return 0 if compiled.fits else 1
+
+
+def _request(args: argparse.Namespace, overrides: list[str]) -> Request:
+    """Returns the request, checked as far as it can be without a compiler."""
+    if args.model:
+        zoo.get(args.model)
+        for name in ("remat", "pairs"):
+            if getattr(args, name):
+                raise UserError(f"--{name} goes with --config")
+        if overrides:
+            raise UserError(f"{overrides[0]} goes with --config")
+    else:
+        if args.size:
+            raise UserError("--size goes with --model; a config's is --config.crop_size=N")
+        if args.precision == "float16":
+            raise UserError("--precision float16 goes with --model: its gradients vanish")
+    request = Request(
+        machine=args.devices,
+        config=args.config or "",
+        overrides=tuple(overrides),
+        model=args.model or "",
+        size=args.size or (720, 1280),
+        batch=args.batch,
+        precision=args.precision or ("bfloat16" if args.model else ""),
+        layout=args.layout or "",
+        remat=args.remat,
+        pairs=args.pairs,
+        explain=args.explain,
+        text=bool(args.hlo),
+    )
+    if request.config:
+        experiments.pairs_of(request, experiments.config_of(request))
+    return request
+
+
+def _plan(
+    request: Request, machine: machines.Machine, compiled: Compiled, price: float | None
+) -> report.Plan:
+    if request.model:
+        return report.Plan(request.model, machine, compiled, request.size, None, price)
+    config = experiments.config_of(request)
+    pairs = experiments.pairs_of(request, config)
+    epoch, steps = experiments.steps_of(config, pairs, compiled.batch)
+    name, side = zoo.name_of(settings.model_of(config)), config.crop_size
+    length = report.Run(steps, steps / epoch, side)
+    return report.Plan(name, machine, compiled, (side, side), length, price)
+
+
+def _write(path: str, content: str) -> None:
+    try:
+        write_atomically(path, content.encode())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,226 @@
+"""Reading a compiler's optimised program: operations, cycles, collectives, what only moves data.
+
+The text is XLA's own (`compiled.as_text()`). A computation that a loop runs is counted as often as
+the loop turns; those that a fusion is made of are the fusion's, and not counted again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator
+
+_BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16,
+    "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64,
+}  # fmt: skip
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
+_OPCODE = re.compile(r"^([a-z][\w\-]*)\(")
+_COLLECTIVES = (
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
+)  # fmt: skip
+# What computes nothing: such operations change a layout, a shape or a type, or copy.
+MOVES = (
+    "copy", "copy-start", "transpose", "convert", "pad", "slice", "reshape", "reverse",
+    "concatenate",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operation that the program runs.
+
+    Attributes:
+      name: in the program's text.
+      opcode: such as "fusion", "copy", "all-reduce"; of a custom call its target.
+      shapes: (dtype, dimensions) of every array of its result.
+      times: how often it runs in one call of the program.
+      cycles: the compiler's estimate for once; None where it has none.
+      where: the model's own name, such as "stage_1/level_3/encoder/block_1/conv_1", with
+        "gradient of " before it in a backward pass; JAX's name where no model is in it.
+      moves: whether it computes nothing: a copy, or a fusion of what only moves.
+      convolution: whether it is a convolution, or a fusion around one.
+    """
+
+    name: str
+    opcode: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    times: int
+    cycles: int | None
+    where: str
+    moves: bool
+    convolution: bool
+
+    @property
+    def bytes(self) -> int:
+        """Of its result, without the padding of the device's tiles."""
+        return sum(_BITS.get(kind, 32) * math.prod(shape) // 8 for kind, shape in self.shapes)
+
+    @property
+    def elements(self) -> int:
+        """Of the largest array of its result."""
+        return max((math.prod(shape) for _, shape in self.shapes), default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Raw:
+    name: str
+    rest: str
+    opcode: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def operations(text: str, turns: int = 1) -> list[Operation]:
+    """Returns the operations of an optimised program in its order, with how often they run.
+
+    Args:
+      text: of the optimised program.
+      turns: of a loop that does not tell how often it turns.
+    """
+    computations, entry = _computations(text)
+    found: list[Operation] = []
+    _collect(entry, 1, computations, turns, found)
+    return found
+
+
+def cycles(found: list[Operation]) -> int | None:
+    """Returns the estimated cycles of one call; None where the compiler estimates none."""
+    known = [op.cycles * op.times for op in found if op.cycles is not None]
+    return sum(known) if known else None
+
+
+def collectives(found: list[Operation]) -> list[Operation]:
+    """Returns the operations by which chips exchange data; of asynchronous ones the start."""
+    return [op for op in found if op.opcode.removesuffix("-start") in _COLLECTIVES]
+
+
+def moving(found: list[Operation], elements: int) -> list[Operation]:
+    """Returns those that only move or convert data, of results of so many elements and more.
+
+    The dearest come first.
+    """
+    return dearest([op for op in found if op.moves and op.elements >= elements], len(found))
+
+
+def dearest(found: list[Operation], count: int) -> list[Operation]:
+    """Returns the operations with most estimated cycles; without estimates, with most bytes."""
+
+    def cost(op: Operation) -> tuple[int, int]:
+        return op.times * (op.cycles or 0), op.times * op.bytes
+
+    return sorted(found, key=cost, reverse=True)[:count]
+
+
+def _computations(text: str) -> tuple[dict[str, list[_Raw]], str]:
+    computations: dict[str, list[_Raw]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            current = computations.setdefault(head[2], [])
+            if head[1]:
+                entry = head[2]
+        elif current is not None and (match := _LINE.match(line)):
+            current.append(_parse(match[2], match[3]))
+        elif line.startswith("}"):
+            current = None
+    return computations, entry
+
+
+def _parse(name: str, rest: str) -> _Raw:
+    if rest.startswith("("):  # a tuple: its end is the bracket that closes the first
+        depths = itertools.accumulate((c == "(") - (c == ")") for c in rest)
+        end = next(i for i, depth in enumerate(depths) if not depth) + 1
+        kind, after = rest[:end], rest[end + 1 :]
+    else:
+        kind, _, after = rest.partition(" ")
+    opcode = _OPCODE.match(after)
+    shapes = tuple(
+        (dtype, tuple(int(n) for n in sizes.split(",") if n))
+        for dtype, sizes in _ARRAY.findall(kind)
+    )
+    return _Raw(name, after, opcode[1] if opcode else "", shapes)
+
+
+def _collect(
+    name: str, times: int, computations: dict[str, list[_Raw]], turns: int, found: list[Operation]
+) -> None:
+    for raw in computations.get(name, ()):
+        for inner, factor in _called(raw, turns):
+            _collect(inner, times * factor, computations, turns, found)
+        if raw.opcode in _FREE:
+            continue
+        found.append(_operation(raw, times, computations))
+
+
+# They take no time of their own: what a loop or a branch runs is counted where it stands.
+_FREE = {
+    "", "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "partition-id", "iota",
+}  # fmt: skip
+
+
+def _called(raw: _Raw, turns: int) -> Iterator[tuple[str, int]]:
+    """Yields the computations an operation runs as programs of their own, and how often."""
+    if raw.opcode == "while":
+        told = re.search(r'known_trip_count":\{"n":"(\d+)"', raw.rest)
+        for role in ("body", "condition"):
+            if match := re.search(rf"\b{role}=%?([\w.\-]+)", raw.rest):
+                yield match[1], int(told[1]) if told else turns
+    elif raw.opcode in ("conditional", "call", "async-start"):
+        pattern = r"\b(?:to_apply|calls|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)"
+        if match := re.search(pattern, raw.rest):
+            for inner in match[1].split(", "):
+                yield inner.lstrip("%"), 1
+
+
+def _operation(raw: _Raw, times: int, computations: dict[str, list[_Raw]]) -> Operation:
+    estimate = re.search(r'"estimated_cycles":"(\d+)"', raw.rest)
+    target = re.search(r'custom_call_target="([^"]+)"', raw.rest)
+    label = re.search(r'op_name="([^"]*)"', raw.rest)
+    parts = _fused(raw, computations)
+    return Operation(
+        name=raw.name,
+        opcode=target[1] if target else raw.opcode,
+        shapes=raw.shapes,
+        times=times,
+        cycles=int(estimate[1]) if estimate else None,
+        where=model_name(label[1]) if label else "",
+        moves=all(part.opcode in MOVES for part in parts),
+        convolution=any(
+            part.opcode == "convolution" or '"__cudnn$conv' in part.rest for part in parts
+        ),
+    )
+
+
+def _fused(raw: _Raw, computations: dict[str, list[_Raw]]) -> list[_Raw]:
+    """Returns what a fusion is made of, fusions in it opened; anything else alone."""
+    inner = re.search(r"\bcalls=%?([\w.\-]+)", raw.rest)
+    if raw.opcode != "fusion" or not inner:
+        return [raw]
+    parts = [part for part in computations.get(inner[1], ()) if part.opcode not in _FREE]
+    return [part for outer in parts for part in _fused(outer, computations)]
+
+
+_MODULE = re.compile(
+    r"(?:stage|(?:ascending_|descending_)?level|scale|block|conv|up)_\d+(?:\.(?:encode|decode))?"
+    r"|encoder|decoder|conv|shared(?:\.(?:encode|decode))?"
+)
+
+
+def model_name(op_name: str) -> str:
+    """Returns the model's name in one of JAX's: stage, level, encoder or decoder, block.
+
+    "jit(many)/while/body/shard_map/transpose(jvp(Stack))/stage_1/level_2.encode/encoder/conv_2/..."
+    is "gradient of stage_1/level_2/encoder/conv_2".
+    """
+    parts = op_name.split("/")
+    start = next((i for i, part in enumerate(parts) if re.fullmatch(r"stage_\d+", part)), None)
+    if start is None:
+        return op_name
+    named = itertools.takewhile(_MODULE.fullmatch, parts[start:])
+    backward = any("transpose(" in part for part in parts[:start])
+    return ("gradient of " if backward else "") + "/".join(n.partition(".")[0] for n in named)
