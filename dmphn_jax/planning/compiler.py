@@ -177,7 +177,7 @@ def _memory(compiled: Any, program: programs.Lowered, machine: Machine) -> Memor
 
 
 def _needed(message: str) -> int:
-    """Returns the bytes that the compiler says a program takes which does not fit; 0 if it does not."""
+    """Returns the bytes that a program takes which does not fit; 0 where the compiler is silent."""
     used = re.search(r"Used ([\d.]+)([KMGT])", message)
     return int(float(used[1]) * 1024 ** " KMGT".index(used[2])) if used else 0
 

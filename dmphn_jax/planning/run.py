@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -62,8 +63,9 @@ def ask(request: Request, progress: Callable[[str], None]) -> list[Compiled]:
 def _converse(
     process: subprocess.Popen, request: Request, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    process.stdin.write(json.dumps(dataclasses.asdict(request)))
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it died; what it said will tell
+        process.stdin.write(json.dumps(dataclasses.asdict(request)))
+        process.stdin.close()
     for line in process.stdout:
         if not line.startswith("{"):
             continue

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmphn_jax.planning import hlo
+
+TEXT = """\
+HloModule jit_many, is_scheduled=true
+
+%moved (p: bf16[8,64]) -> bf16[64,8] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  %t = bf16[64,8]{0,1} transpose(%p), dimensions={1,0}
+  ROOT %c = bf16[64,8]{1,0} copy(%t)
+}
+
+%convolved (p: bf16[8,64], k: bf16[64,64]) -> bf16[8,64] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  %k = bf16[64,64]{1,0} parameter(1)
+  %moved.2 = bf16[64,8]{1,0} fusion(%p), kind=kLoop, calls=%moved
+  ROOT %conv = bf16[8,64]{1,0} convolution(%moved.2, %k), dim_labels=fb_io->bf
+}
+
+%body (s: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %s = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %x = bf16[8,64]{1,0} get-tuple-element(%s), index=1
+  %f = bf16[64,8]{1,0} fusion(%x), kind=kLoop, calls=%moved, metadata={op_name="jit(many)/while/body/jvp(Stack)/stage_1/level_2.encode/encoder/conv_1/conv_general_dilated"}, backend_config={"window_config":{"estimated_cycles":"30"}}
+  %g = (bf16[8,64]{1,0}, f32[8]{0}) fusion(%f), kind=kOutput, calls=%convolved, metadata={op_name="jit(many)/while/body/transpose(jvp(Stack))/stage_2/level_1.decode/decoder/block_3/conv_2/add_any"}, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %a = (bf16[8,64]{1,0}, f32[]) all-reduce-start(%g), to_apply=%sum, backend_config={"estimated_cycles":"7"}
+  %d = bf16[8,64]{1,0} all-reduce-done(%a)
+  ROOT %r = (s32[], bf16[8,64]{1,0}) tuple(%n, %d)
+}
+
+%condition (s: (s32[], bf16[8,64])) -> pred[] {
+  %s = (s32[], bf16[8,64]{1,0}) parameter(0)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: bf16[8,64]) -> bf16[8,64] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  %early = f32[8,64]{1,0} convert(%p), backend_config={"estimated_cycles":"5"}
+  %w = (s32[], bf16[8,64]{1,0}) while(%t), condition=%condition, body=%body LOOP
+  ROOT %o = bf16[8,64]{1,0} get-tuple-element(%w), index=1
+}
+"""  # noqa: E501
+TOLD = TEXT.replace(" LOOP", ', backend_config={"known_trip_count":{"n":"4"}}')
+UNTOLD = TEXT.replace(" LOOP", "")
+
+
+@pytest.mark.parametrize(("text", "turns"), [(TOLD, 1), (UNTOLD, 4)])
+def test_a_loop_counts_as_often_as_it_turns(text, turns):
+    found = hlo.operations(text, turns)
+    assert hlo.cycles(found) == 5 + 4 * (30 + 100 + 7)
+    assert {op.name: op.times for op in found} == {
+        "early": 1, "f": 4, "g": 4, "a": 4, "d": 4, "less": 4,
+    }  # fmt: skip
+
+
+def test_kinds_of_operations():
+    found = hlo.operations(TOLD)
+    assert [op.name for op in hlo.moving(found, 8 * 64)] == ["f", "early"]
+    assert hlo.moving(found, 8 * 64 + 1) == []
+    assert [op.name for op in found if op.convolution] == ["g"]
+    (exchange,) = hlo.collectives(found)
+    assert (exchange.opcode, exchange.bytes, exchange.times) == ("all-reduce-start", 1028, 4)
+    assert [op.name for op in hlo.dearest(found, 2)] == ["g", "f"]
+
+
+def test_bytes_of_tuples():
+    (g,) = [op for op in hlo.operations(TOLD) if op.name == "g"]
+    assert g.shapes == (("bf16", (8, 64)), ("f32", (8,)))
+    assert (g.bytes, g.elements) == (8 * 64 * 2 + 8 * 4, 8 * 64)
+
+
+def test_the_models_own_names():
+    found = {op.name: op.where for op in hlo.operations(TOLD)}
+    assert found["f"] == "stage_1/level_2/encoder/conv_1"
+    assert found["g"] == "gradient of stage_2/level_1/decoder/block_3/conv_2"
+    assert hlo.model_name("jit(f)/add") == "jit(f)/add"
+    vmphn = "jit(f)/jvp(Stack)/stage_1/descending_level_2.encode/encoder/up_1/dot"
+    assert hlo.model_name(vmphn) == "stage_1/descending_level_2/encoder/up_1"
+
+
+def test_a_program_without_estimates_has_none():
+    """XLA's own text, of the CPU at hand: a loop of seven products."""
+
+    def looped(x):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ x), None), x, None, length=7)[0]
+
+    text = jax.jit(looped).lower(np.zeros((8, 8), np.float32)).compile().as_text()
+    found = hlo.operations(text, 3)
+    assert hlo.cycles(found) is None
+    assert max(op.times for op in found) == 7
+    assert hlo.collectives(found) == []
