@@ -146,7 +146,7 @@ def compile_for(request: Request, machine: Machine, mesh: Mesh, batch: int) -> C
     settings = {
         "batch": batch,
         "devices": mesh.size,
-        "hosts": len({device.process_index for device in mesh.devices.flat}),
+        "hosts": machine.hosts,
         "model_operations": program.model_operations,
         "seconds": seconds,
         "precision": program.precision,
@@ -154,7 +154,7 @@ def compile_for(request: Request, machine: Machine, mesh: Mesh, batch: int) -> C
         "remat": program.remat,
     }
     if compiled is None:
-        nothing = {"exchanges": (), "operations": 0.0, "bytes": 0.0, "cycles": None, "moves": 0}
+        nothing = {"exchanges": (), "operations": None, "bytes": 0.0, "cycles": None, "moves": 0}
         nothing |= {"moves_cycles": 0, "convolution_bytes": 0, "other_bytes": 0}
         return Compiled(memory=None, needed=needed, **settings, **nothing)
     return Compiled(
@@ -196,8 +196,9 @@ def _read(compiled: Any, program: programs.Lowered, request: Request) -> dict[st
             Exchange(op.opcode.removesuffix("-start"), op.bytes, -(-op.times // turns))
             for op in hlo.collectives(found)
         ),
-        "operations": float(cost.get("flops", 0.0)),
-        "bytes": float(cost.get("bytes accessed", 0.0)),
+        "operations": cost.get("flops"),
+        "bytes": cost.get("bytes accessed")
+        or sum((op.read + op.bytes) * op.times for op in found) / turns,
         "cycles": None if cycles is None else cycles // turns,
         "moves": sum(op.times for op in moves) // turns,
         "moves_cycles": sum((op.cycles or 0) * op.times for op in moves) // turns,

@@ -29,6 +29,8 @@ MOVES = (
     "concatenate",
 )  # fmt: skip
 
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
@@ -38,6 +40,7 @@ class Operation:
       name: in the program's text.
       opcode: such as "fusion", "copy", "all-reduce"; of a custom call its target.
       shapes: (dtype, dimensions) of every array of its result.
+      read: bytes of its operands, without the padding of the device's tiles.
       times: how often it runs in one call of the program.
       cycles: the compiler's estimate for once; None where it has none.
       where: the model's own name, such as "stage_1/level_3/encoder/block_1/conv_1", with
@@ -48,7 +51,8 @@ class Operation:
 
     name: str
     opcode: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    shapes: Shapes
+    read: int
     times: int
     cycles: int | None
     where: str
@@ -58,7 +62,7 @@ class Operation:
     @property
     def bytes(self) -> int:
         """Of its result, without the padding of the device's tiles."""
-        return sum(_BITS.get(kind, 32) * math.prod(shape) // 8 for kind, shape in self.shapes)
+        return _size(self.shapes)
 
     @property
     def elements(self) -> int:
@@ -71,7 +75,11 @@ class _Raw:
     name: str
     rest: str
     opcode: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    shapes: Shapes
+
+
+def _size(shapes: Shapes) -> int:
+    return sum(_BITS.get(kind, 32) * math.prod(shape) // 8 for kind, shape in shapes)
 
 
 def operations(text: str, turns: int = 1) -> list[Operation]:
@@ -148,12 +156,16 @@ def _parse(name: str, rest: str) -> _Raw:
 def _collect(
     name: str, times: int, computations: dict[str, list[_Raw]], turns: int, found: list[Operation]
 ) -> None:
-    for raw in computations.get(name, ()):
+    lines = computations.get(name, [])
+    sizes = {raw.name: _size(raw.shapes) for raw in lines}
+    for raw in lines:
         for inner, factor in _called(raw, turns):
             _collect(inner, times * factor, computations, turns, found)
         if raw.opcode in _FREE:
             continue
-        found.append(_operation(raw, times, computations))
+        operands = re.findall(r"%([\w.\-]+)", raw.rest.partition(")")[0])
+        read = sum(sizes.get(operand, 0) for operand in operands)
+        found.append(_operation(raw, read, times, computations))
 
 
 # They take no time of their own: what a loop or a branch runs is counted where it stands.
@@ -177,7 +189,7 @@ def _called(raw: _Raw, turns: int) -> Iterator[tuple[str, int]]:
                 yield inner.lstrip("%"), 1
 
 
-def _operation(raw: _Raw, times: int, computations: dict[str, list[_Raw]]) -> Operation:
+def _operation(raw: _Raw, read: int, times: int, computations: dict[str, list[_Raw]]) -> Operation:
     estimate = re.search(r'"estimated_cycles":"(\d+)"', raw.rest)
     target = re.search(r'custom_call_target="([^"]+)"', raw.rest)
     label = re.search(r'op_name="([^"]*)"', raw.rest)
@@ -186,6 +198,7 @@ def _operation(raw: _Raw, times: int, computations: dict[str, list[_Raw]]) -> Op
         name=raw.name,
         opcode=target[1] if target else raw.opcode,
         shapes=raw.shapes,
+        read=read,
         times=times,
         cycles=int(estimate[1]) if estimate else None,
         where=model_name(label[1]) if label else "",

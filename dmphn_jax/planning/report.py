@@ -166,10 +166,11 @@ def _work_lines(plan: Plan) -> list[str]:
     exchanges = ", ".join(
         f"{item.times} {item.kind} of {_megabytes(item.bytes)}" for item in compiled.exchanges
     )
+    done = "" if compiled.operations is None else f"{compiled.operations / 1e12:.3g}e12 for "
     lines = [
         f"a {unit}, a chip  collectives: {exchanges or 'none'}",
-        f"                operations {compiled.operations / 1e12:.2f}e12 "
-        f"(the network's convolutions alone {compiled.model_operations / 1e12:.2f}e12), "
+        f"                operations {done}{compiled.model_operations / 1e12:.3g}e12 "
+        "of the network's convolutions, "
         f"memory traffic {compiled.bytes / 1e9:.2f} GB",
         f"                {compiled.moves} operations only move or convert full-resolution tensors"
         + (

@@ -105,7 +105,9 @@ class Compiled:
       memory: None where the program does not fit and the compiler gave up; `needed` is then what
         it says that the program takes, 0 where it does not say.
       exchanges: collectives.
-      operations, bytes: as compiled, by XLA's own analysis.
+      operations: as compiled, by XLA's own analysis; None where it gives none.
+      bytes: read and written, by XLA's own analysis; where it gives none, of every operation's
+        operands and results.
       model_operations: of the network's convolutions, the layout's waste left out.
       cycles: estimated; None where the compiler has no estimate.
       moves, moves_cycles: operations on full-resolution tensors that only move or convert, their
@@ -123,7 +125,7 @@ class Compiled:
     memory: Memory | None
     needed: int
     exchanges: tuple[Exchange, ...]
-    operations: float
+    operations: float | None
     model_operations: float
     bytes: float
     cycles: int | None

@@ -70,6 +70,7 @@ def test_bytes_of_tuples():
     (g,) = [op for op in hlo.operations(TOLD) if op.name == "g"]
     assert g.shapes == (("bf16", (8, 64)), ("f32", (8,)))
     assert (g.bytes, g.elements) == (8 * 64 * 2 + 8 * 4, 8 * 64)
+    assert g.read == 64 * 8 * 2
 
 
 def test_the_models_own_names():
