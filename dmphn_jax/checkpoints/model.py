@@ -134,6 +134,10 @@ def read_model_item(path: str | os.PathLike[str]) -> dict[str, Any]:
     # The first checkpoints have no digest of the record.
     if "record_digest" in item and item["record_digest"] != _record_digest(item):
         raise UserError(f"{path}: damaged: {_RECORD} does not match its own digest")
+    try:
+        ModelConfig.from_dict(item["model"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its model is unknown here: {one_line(error)}") from None
     return item
 
 
@@ -145,10 +149,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path).absolute()
     item = read_model_item(path)
-    try:
-        config = ModelConfig.from_dict(item["model"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its model is unknown here: {one_line(error)}") from None
+    config = ModelConfig.from_dict(item["model"])
     if not (path / "params").is_dir():
         raise UserError(f"{path}: damaged: params/ is missing")
     params = _read_params(path, config)
