@@ -98,6 +98,7 @@ def _exif_bytes(tags: PIL.Image.Exif, orientation: int) -> bytes | None:
             photo[0xA002], photo[0xA003] = height, width
     if not len(tags):
         return None
+    tags.bigtiff = False  # EXIF has the plain TIFF structure, whatever file it comes from
     return tags.tobytes().removeprefix(b"Exif\0\0")
 
 

@@ -109,6 +109,21 @@ def test_tiff_tags_of_the_old_layout_do_not_leak(tmp_path):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "y.tif"), picture)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bigtiff_hands_on_plain_exif(tmp_path, dtype):
+    picture = noise(40, 30, 3, dtype=dtype)
+    options = {"photometric": "rgb", "software": "s", "description": "d"}
+    tifffile.imwrite(tmp_path / "x.tif", picture, bigtiff=True, **options)
+    image = read_image(tmp_path / "x.tif")
+    np.testing.assert_array_equal(image.pixels, picture)
+    assert image.metadata.exif.startswith(b"II*\0")
+    for extension in ("tif", "png", "jpg", "webp"):
+        write_image(tmp_path / f"y.{extension}", image)
+        tags = PIL.Image.open(tmp_path / f"y.{extension}").getexif()
+        assert (tags[305], tags[270]) == ("s", "d")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "y.tif"), picture)
+
+
 def test_png_text_comes_along(tmp_path):
     from PIL.PngImagePlugin import PngInfo
 
