@@ -5,6 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
+import PIL.ImageFile
 import PIL.ImageOps
 import pytest
 import tifffile
@@ -122,6 +123,34 @@ def test_bigtiff_hands_on_plain_exif(tmp_path, dtype):
         tags = PIL.Image.open(tmp_path / f"y.{extension}").getexif()
         assert (tags[305], tags[270]) == ("s", "d")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "y.tif"), picture)
+
+
+def test_what_lies_behind_16_bit_pixels_is_read_too(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[271], exif[274] = "Maker", 6
+    behind = [(b"eXIf", exif.tobytes()[6:]), (b"tEXt", b"Title\0a cat")]
+    picture = noise(6, 9, 3, dtype=np.uint16)
+    (tmp_path / "x.png").write_bytes(png_16(picture, behind=behind))
+    image = read_image(tmp_path / "x.png")
+    np.testing.assert_array_equal(image.pixels, np.rot90(picture, -1))
+    assert image.metadata.text == (("Title", "a cat"),)
+    write_image(tmp_path / "y.png", image)
+    assert PIL.Image.open(tmp_path / "y.png").getexif()[271] == "Maker"
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_16_bit_colours_are_decoded_once(tmp_path, monkeypatch, kind):
+    write_image(tmp_path / f"x.{kind}", Image(noise(6, 9, 3, dtype=np.uint16)))
+    sizes = []
+    load = PIL.ImageFile.ImageFile.load
+
+    def counted(image):
+        sizes.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", counted)
+    assert read_image(tmp_path / f"x.{kind}").pixels.shape == (6, 9, 3)
+    assert (9, 6) not in sizes  # Pillow's part is the metadata
 
 
 def test_png_text_comes_along(tmp_path):

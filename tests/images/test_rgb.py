@@ -37,11 +37,12 @@ def test_rgb_alone_of_16_bits_is_rounded(tmp_path, channels):
     np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize("kind", ["png", "tif", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_rgb_alone_and_its_size_are_upright(tmp_path, orientation):
+def test_rgb_alone_and_its_size_are_upright(tmp_path, orientation, kind):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / "x.png", noise(6, 9, 3), exif=exif)
+    path = saved(tmp_path / f"x.{kind}", noise(6, 9, 3), exif=exif)
     np.testing.assert_array_equal(read_rgb(path), read_image(path).pixels)
     assert read_size(path) == ((9, 6) if orientation > 4 else (6, 9))
 

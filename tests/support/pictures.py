@@ -24,14 +24,14 @@ def saved(path, array, mode=None, **options):
     return path
 
 
-def png_16(array, chunks=()):
+def png_16(array, chunks=(), behind=()):
     """A 16-bit PNG made apart from the package: no filter, one IDAT."""
     height, width, channels = array.shape
     rows = array.astype(">u2").view(np.uint8).reshape(height, -1)
     body = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    return _png([(b"IHDR", header), *chunks, (b"IDAT", body), (b"IEND", b"")])
+    return _png([(b"IHDR", header), *chunks, (b"IDAT", body), *behind, (b"IEND", b"")])
 
 
 def bomb(width=60000, height=60000):
