@@ -50,7 +50,7 @@ def encode_png_16(array: np.ndarray, metadata: Metadata) -> bytes:
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif))
     chunks += [(entry[0], entry[1]) for entry in png_text(metadata).chunks]
-    packed = zlib.compress(filtered, _LEVEL)
+    packed = zlib.compress(filtered.data, _LEVEL)
     chunks += [(b"IDAT", packed[start : start + _STRIP]) for start in range(0, len(packed), _STRIP)]
     chunks.append((b"IEND", b""))
     return _png(chunks)
@@ -90,7 +90,8 @@ def encode_tiff(array: np.ndarray, metadata: Metadata) -> bytes:
     difference[:, 1:] -= array[:, :-1]
     rows = max(1, _STRIP // array[0].nbytes)
     strips = [
-        zlib.compress(difference[start : start + rows], _LEVEL) for start in range(0, height, rows)
+        zlib.compress(difference[start : start + rows].data, _LEVEL)
+        for start in range(0, height, rows)
     ]
     sizes = [len(strip) for strip in strips]
     ifd = ImageFileDirectory_v2()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import PIL.Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.images.core import ImageError
@@ -107,7 +108,7 @@ def _check_single(name: str, image: PIL.Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames == 1 or image.format == "MPO":  # a JPEG with its previews: the first is the picture
         return
-    if image.format == "TIFF" and frames <= 32:
+    if isinstance(image, TiffImageFile) and frames <= 32:
         # Previews and masks (NewSubfileType 1 and 4) beside one picture are common.
         others = 0
         for index in range(1, frames):

@@ -40,7 +40,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_P
     Raises ImageError, as `read_image` does, for what can be told so early.
     """
     with opened(path, shown(path), max_pixels, _FLAG) as (_, image):
-        return Header("JPEG" if image.format == "MPO" else image.format, *image.size)
+        return Header("JPEG" if image.format == "MPO" else image.format or "", *image.size)
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
@@ -147,13 +147,14 @@ def _decode_8_bit(image: PIL.Image.Image) -> np.ndarray:
 def _to_srgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Converts CMYK or LAB to sRGB, through its profile if it has a usable one."""
     cms = PIL.ImageCms
+    converted = None
     with contextlib.suppress(cms.PyCMSError, OSError, ValueError, TypeError):
-        if image.mode == "LAB":
-            source = cms.createProfile("LAB")
-        else:
-            source = cms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile") or b""))
-        return cms.profileToProfile(image, source, cms.createProfile("sRGB"), outputMode="RGB")
-    return image.convert("RGB")
+        lab = cms.createProfile("LAB") if image.mode == "LAB" else None
+        own = lab or io.BytesIO(image.info.get("icc_profile") or b"")
+        converted = cms.profileToProfile(
+            image, cms.ImageCmsProfile(own), cms.createProfile("sRGB"), outputMode="RGB"
+        )
+    return converted or image.convert("RGB")
 
 
 def _decode_16_bit_gray(image: PIL.Image.Image) -> np.ndarray:

@@ -147,7 +147,8 @@ class Deblurrer:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
-        return self.batch(np.asarray(image)[None])[0]
+        result: np.ndarray = self.batch(np.asarray(image)[None])[0]
+        return result
 
     def batch(self, images: np.ndarray) -> np.ndarray:
         """Deblurs images of one size, (B, H, W, 3) uint8 or uint16, shared among the devices.

@@ -6,7 +6,7 @@ import collections
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class _Pipeline:
                 self._decoding[self._decoders.submit(self._decode, job)] = job
             # A full row of results to write holds back the next image.
             full = len(self._encoding) >= self._row
-            awaited = [*self._encoding] if full else [*self._decoding, *self._encoding]
+            awaited: set[Future[Any]] = {*self._encoding, *([] if full else self._decoding)}
             # With an image on the device there is something to do: only look what is ready.
             look = 0 if self._computing and not full else None
             done, _ = wait(awaited, look, return_when=FIRST_COMPLETED)
@@ -125,7 +125,7 @@ class _Pipeline:
                 failed = self._start(decoded)
             elif self._computing and not full:
                 failed = self._take()
-            del done, decoded  # futures keep their pictures alive
+            del awaited, done, decoded  # futures keep their pictures alive
             if failed:
                 yield failed
 
