@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -87,8 +87,12 @@ def read_rgb(source: str | os.PathLike[str] | bytes, name: str | None = None) ->
         return array if array.flags.writeable else array.copy()
 
 
-def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -> tuple[int, int]:
+def read_size(
+    source: str | os.PathLike[str] | bytes | IO[bytes], name: str | None = None
+) -> tuple[int, int]:
     """Returns the (height, width) that `read_rgb` gives, from the file's header alone.
+
+    `source` may be an open file too, of which no more is read (a zip's, say); it stays open.
 
     Raises ImageError for what can be told so early.
     """
@@ -98,10 +102,10 @@ def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -
         return (width, height) if swapped else (height, width)
 
 
-def _name(source: str | os.PathLike[str] | bytes, name: str | None) -> str:
+def _name(source: str | os.PathLike[str] | bytes | IO[bytes], name: str | None) -> str:
     if name is not None:
         return name
-    return "an image" if isinstance(source, bytes) else shown(source)
+    return shown(source) if isinstance(source, str | os.PathLike) else "an image"
 
 
 def _assemble(array: np.ndarray, metadata: Metadata, notes: tuple[str, ...]) -> Image:
