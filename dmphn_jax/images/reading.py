@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -93,8 +93,12 @@ def read_rgb(source: str | os.PathLike[str] | bytes, name: str | None = None) ->
         return array if array.flags.writeable else array.copy()
 
 
-def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -> tuple[int, int]:
+def read_size(
+    source: str | os.PathLike[str] | bytes | IO[bytes], name: str | None = None
+) -> tuple[int, int]:
     """Returns the (height, width) that `read_rgb` gives, from the file's header alone.
+
+    `source` may be an open file too, of which no more is read (a zip's, say); it stays open.
 
     Raises ImageError for what can be told so early.
     """
@@ -104,10 +108,10 @@ def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -
         return (width, height) if swapped else (height, width)
 
 
-def _name(source: str | os.PathLike[str] | bytes, name: str | None) -> str:
+def _name(source: str | os.PathLike[str] | bytes | IO[bytes], name: str | None) -> str:
     if name is not None:
         return name
-    return "an image" if isinstance(source, bytes) else shown(source)
+    return shown(source) if isinstance(source, str | os.PathLike) else "an image"
 
 
 def _assemble(array: np.ndarray, metadata: Metadata, notes: tuple[str, ...]) -> Image:
