@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from typing import IO, BinaryIO
+from typing import IO
 
 import PIL.Image
 from PIL.TiffImagePlugin import TiffImageFile
@@ -37,7 +37,7 @@ def opened(
     name: str,
     max_pixels: int,
     flag: str = "",
-) -> Iterator[tuple[BinaryIO, PIL.Image.Image]]:
+) -> Iterator[tuple[IO[bytes], PIL.Image.Image]]:
     """Opens an image file and checks what its header declares; any failure is an ImageError.
 
     What the caller does with the open image falls under this too.
@@ -98,7 +98,7 @@ def _file(
     return open(source, "rb")
 
 
-def _identified(name: str, file: BinaryIO, signature: bytes) -> PIL.Image.Image:
+def _identified(name: str, file: IO[bytes], signature: bytes) -> PIL.Image.Image:
     try:
         return PIL.Image.open(file, formats=_READERS)
     except PIL.UnidentifiedImageError:

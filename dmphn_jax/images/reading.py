@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Mapping
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -124,7 +124,7 @@ def _assemble(array: np.ndarray, metadata: Metadata, notes: tuple[str, ...]) -> 
 
 
 def _decode(
-    name: str, file: BinaryIO, image: PIL.Image.Image
+    name: str, file: IO[bytes], image: PIL.Image.Image
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns an opened image as (H, W, 1 to 4), uint8 or uint16, and notes on what is lost."""
     deep = _depth(name, file, image) == 16
@@ -173,7 +173,7 @@ def _decode_16_bit_gray(image: PIL.Image.Image) -> np.ndarray:
 
 
 def _decode_16_bit_colour(
-    name: str, file: BinaryIO, image: PIL.Image.Image
+    name: str, file: IO[bytes], image: PIL.Image.Image
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns a 16-bit image of 2 to 4 channels as (H, W, 2 to 4) uint16, and notes.
 
@@ -215,7 +215,7 @@ def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
     return image.tag_v2 if isinstance(image, TiffImageFile) else {}
 
 
-def _depth(name: str, file: BinaryIO, image: PIL.Image.Image) -> int:
+def _depth(name: str, file: IO[bytes], image: PIL.Image.Image) -> int:
     """Returns the bits per channel a file stores, 8 (or fewer) or 16."""
     if image.format == "PNG":
         position = file.tell()
