@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from dmphn_jax.models import multiply_adds, parameter_count, zoo
 
@@ -27,7 +26,7 @@ def table() -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     left = {0, 1, 7}
 
-    def line(cells: Sequence[str]) -> str:
+    def line(cells) -> str:
         padded = (
             cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
