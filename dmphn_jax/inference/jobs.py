@@ -130,6 +130,7 @@ def _renamed(source: str, format: str | None) -> str:
 
 
 _NO_IMAGE = "a folder, not an image"
+_KINDS = 1000  # extensions that are told apart
 
 
 def _extension(path: str) -> str:
@@ -144,7 +145,7 @@ class _Folder:
     ) -> None:
         """Lists it; raises OSError if that cannot be done."""
         self.path, self.found = path, False
-        entries = []
+        entries: list[tuple[str, bool]] = []
         with os.scandir(path) as listing:  # of a million other files none is kept
             for entry in listing:
                 extension = _extension(entry.name)
@@ -155,7 +156,8 @@ class _Folder:
                 elif extension in extensions:
                     entries.append((entry.name, False))
                 else:
-                    ignored[extension or "no extension"] += 1
+                    kind = extension or "no extension"
+                    ignored[kind if kind in ignored or len(ignored) < _KINDS else "others"] += 1
         self.entries = iter(sorted(entries))
 
 

@@ -32,7 +32,7 @@ def test_tree_is_kept_and_the_rest_passed_over(tmp_path, checkpoint, inverter, c
 
 def test_single_image_to_a_file_or_a_folder(tmp_path, checkpoint, inverter):
     source = saved(tmp_path / "x.png", noise(*SHAPE, 3))
-    for output, made in (
+    for output, written in (
         ("y.png", "y.png"),
         ("new/z.tif", "new/z.tif"),
         ("folder", "folder/x.png"),
@@ -41,7 +41,7 @@ def test_single_image_to_a_file_or_a_folder(tmp_path, checkpoint, inverter):
     ):
         # Not by `/`, which would drop the slash at the end.
         assert run(source, "-c", checkpoint, "-o", f"{tmp_path}/{output}") == 0
-        assert negative_of(tmp_path / made, source)
+        assert negative_of(tmp_path / written, source)
 
 
 def test_existing_outputs_are_skipped_unless_told(tmp_path, checkpoint, inverter, capsys):

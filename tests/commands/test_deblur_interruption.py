@@ -84,9 +84,9 @@ def test_killed_runs_leave_whole_files_only(tmp_path, checkpoint, number):
     _, error = process.communicate(timeout=60)
     assert process.returncode == (143 if number == signal.SIGTERM else -number)
     assert b"Traceback" not in error
-    made = [name for name in tree(out) if not name.startswith(".dmphn-")]
-    assert len(made) < 40
-    for name in made:
+    whole = [name for name in tree(out) if not name.startswith(".dmphn-")]
+    assert len(whole) < 40
+    for name in whole:
         np.testing.assert_array_equal(pixels(out / name), pixels(photos / name))
     if number == signal.SIGTERM:
-        assert made == tree(out)
+        assert whole == tree(out)
