@@ -48,8 +48,12 @@ def test_cut_off_16_bit_files_are_refused(tmp_path, kind):
 
 def test_random_damage_never_escapes_as_another_error(tmp_path):
     random = np.random.default_rng(1)
-    for extension in ("png", "jpg", "webp", "bmp", "tif", "gif"):
-        path = saved(tmp_path / f"x.{extension}", noise(16, 16, 3))
+    for kind in ("png", "jpg", "webp", "bmp", "tif", "gif", "deep.png", "deep.tif"):
+        path = tmp_path / f"x.{kind}"
+        if kind.startswith("deep"):
+            write_image(path, Image(noise(16, 16, 3, dtype=np.uint16)))
+        else:
+            saved(path, noise(16, 16, 3))
         original = np.frombuffer(path.read_bytes(), np.uint8)
         for _ in range(60):
             data = original.copy()
