@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from dmphn_jax.data.options import BLURS, PREPARED
 from dmphn_jax.errors import UserError, run_command
 
 DEFAULT_DATA_DIR = "data"
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Disk for GoPro: frames as much as the PNGs of the two sides used, crops 26 GB "
         "(--size frame: 12 GB).",
     )
-    p.add_argument("dataset", choices=("gopro", "video_deblurring"))
+    p.add_argument("dataset", choices=PREPARED)
     p.add_argument("--source", required=True, help="the dataset's folder, or its zip as downloaded")
     p.add_argument(
         "--data-dir", default=DEFAULT_DATA_DIR, help="where records go (default: %(default)s)"
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--blur",
-        choices=("blur", "blur_gamma"),
+        choices=BLURS,
         default="blur",
         help="GoPro's blurry side: averaged linearly, as in the paper, or with a camera's gamma",
     )

@@ -25,14 +25,14 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
     If the body fails or is interrupted, the folder and every parent made for it are removed. What
     a killed run left behind is removed by the next one; a lock tells it from a run still at work.
     """
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    folders = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{target.name}.", dir=target.parent))
         temporary.chmod(0o775)
     except OSError as error:
-        _remove_empty(made)
+        _remove_empty(folders)
         raise UserError(
             f"--data-dir {target.parent}: cannot write there ({one_line(error)})"
         ) from error
@@ -54,7 +54,7 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
         lock.close()
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
-            _remove_empty(made)
+            _remove_empty(folders)
 
 
 def _remove_abandoned(folder: Path) -> None:
