@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from dmphn_jax.data import splits
 from dmphn_jax.data.tiles import tile_starts
 from dmphn_jax.errors import UserError, few, one_line
+from dmphn_jax.files import settle
 from dmphn_jax.images import read_rgb, read_size
 from dmphn_jax.runtime import cores
 from tfds_gopro import trees, writer
@@ -83,6 +84,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """
         del download_dir
         target = Path(self.data_dir)
+        settle(target)
         overwrite = bool(download_config and download_config.download_mode.overwrite_dataset)
         if target.exists() and not overwrite:
             return
@@ -100,7 +102,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             try:
                 self.info.write_to_directory(folder)
             except OSError as error:
-                raise writer.disk_error(folder / "dataset_info.json", error) from error
+                raise writer.disk_error(target.parent, error) from error
         self.info.read_from_directory(target)
 
     def _checked(self, tree: trees.Tree) -> tuple[trees.Found, list[str]]:
@@ -165,10 +167,11 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _write(self, tree: trees.Tree, found: trees.Found, folder: Path) -> list:
         """Writes all shards below `folder`; returns the splits' infos."""
+        where = Path(self.data_dir).parent
         need, free = self._estimate(tree, found), shutil.disk_usage(folder).free
         if need > free:
             raise UserError(
-                f"--data-dir {folder.parent}: {self.name}/{self.builder_config.name} needs "
+                f"--data-dir {where}: {self.name}/{self.builder_config.name} needs "
                 f"{need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
             )
         from tqdm import tqdm
@@ -194,7 +197,11 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         total = sum(self._examples(pair) for files in found.pairs.values() for pair in files)
         with tqdm(total=total, desc=label, unit="example", disable=not self._progress) as bar:
             written = writer.write_shards(
-                shards, workers=self._workers, options=f"group_size:1{plain}", step=bar.update
+                shards,
+                where=where,
+                workers=self._workers,
+                options=f"group_size:1{plain}",
+                step=bar.update,
             )
         return [
             tfds.core.SplitInfo(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmphn_jax.data.options import BLURS, PREPARED
 from dmphn_jax.errors import UserError, run_command
+from dmphn_jax.files import settle
 
 DEFAULT_DATA_DIR = "data"
 
@@ -117,6 +118,7 @@ def _prepare(args: argparse.Namespace) -> None:
             progress=not args.quiet,
         )
         where = Path(builder.data_dir)
+        settle(where)  # an --overwrite may have been killed amid its renames
         if where.exists() and not args.overwrite:
             print(f"{where}: already prepared (--overwrite replaces it)")
             continue
