@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import jax
 
 
+_LARGEST_BATCH = 1 << 20
+
+
 class Pair(NamedTuple):
     """One blurry image and its sharp one, uint8 (H, W, 3) RGB, and the name `sequence/frame`."""
 
@@ -109,7 +112,7 @@ class StepFeed(Feed):
       crop_size: side of the square crops in pixels.
 
     Raises:
-      UserError: no pairs.
+      UserError: no pairs, or a batch beyond all bounds.
     """
 
     kind: ClassVar[str]  # its name in `options.FEEDS`
@@ -117,6 +120,8 @@ class StepFeed(Feed):
     def __init__(self, pairs: int, *, seed: int, batch_size: int, crop_size: int):
         if pairs == 0:
             raise UserError("the training set holds no pairs")
+        if not 1 <= batch_size <= _LARGEST_BATCH:
+            raise UserError(f"batch size {batch_size}: 1 to {_LARGEST_BATCH:,} pairs")
         self.seed, self.batch_size, self.crop_size = int(seed), batch_size, crop_size
         self.steps_per_epoch = max(1, pairs // batch_size)
         self._pairs, self._step = pairs, 0
@@ -154,7 +159,7 @@ class StepFeed(Feed):
 
 def check_divides(batch_size: int, parts: int) -> None:
     """Raises UserError unless a batch divides evenly over `parts` devices."""
-    if batch_size < 1 or batch_size % parts:
+    if batch_size % parts:
         raise UserError(
             f"batch size {batch_size} does not divide over {parts} devices; "
             f"use a multiple of {parts}"

@@ -249,6 +249,16 @@ def test_mistakes_are_one_line(tmp_path):
         host_feed(Coded(0))
     with pytest.raises(UserError, match="does not divide over 3"):
         host_feed(Coded(9), shard=(0, 3))
+    for options, text in (
+        ({"batch_size": 10**8}, "batch size 100000000: 1 to 1,048,576"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"threads": 10**9}, "1000000000 readers asked for; 1 to 1024"),
+        ({"threads": -1}, "-1 readers"),
+        ({"prefetch": -1}, "-1 pairs to be read ahead"),
+        ({"prefetch": 10**12}, r"pairs of 32x32 in flight need .* GB of memory; .*prefetch"),
+    ):
+        with pytest.raises(UserError, match=text):
+            host_feed(Coded(9), **options)
     feed = host_feed(Coded(9), crop_size=48)
     with pytest.raises(UserError, match="50x40, smaller than a crop of 48"):
         feed.next_local()
@@ -298,10 +308,11 @@ def test_make_feed_reads_the_config(prepared):
 
 def test_auto_takes_the_resident_feed_where_the_set_fits(prepared, monkeypatch):
     fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "auto"}
+    fields |= {"threads": 2, "prefetch": 2}
     feed = make_feed(fields, mesh=one_device(), **SMALL)
     assert isinstance(feed, ResidentFeed)
     feed.close()
-    monkeypatch.setattr(memory, "host_free", lambda: 1000)
+    monkeypatch.setattr(memory, "host_free", lambda: 250_000)  # the set takes 224,640
     feed = make_feed(fields, mesh=one_device(), **SMALL)
     assert isinstance(feed, HostFeed)
     feed.close()
