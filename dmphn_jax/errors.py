@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -18,7 +18,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def few(items: Collection[str], shown: int = 3, separator: str = ", ") -> str:
+def few(items: Iterable[str], shown: int = 3, separator: str = ", ") -> str:
     """Returns the first few of `items` as a phrase: `a, b, c and 4 more`."""
     items = list(items)
     text = separator.join(items[:shown])
