@@ -494,6 +494,21 @@ def test_benchmark_runs_what_training_runs(tmp_path, capsys, monkeypatch):
             benchmark.main(flags)
 
 
+def test_benchmark_on_eight_devices():
+    argv = ["--devices", "8", "--feeds", "raw", "--batch-size", "6", "--frames", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dmphn_jax", "benchmark-data", *argv, "--seconds", "0.1"],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 devices" in done.stdout
+    assert "| raw tiles, host | 8 |" in done.stdout  # the next batch that eight can share
+
+
 WORKER = """
 import sys, numpy as np, jax
 process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
