@@ -39,6 +39,11 @@ def test_plain_files_are_replaced_whole(tmp_path):
     assert not files._is_device("/dev/shm/file")
 
 
+def half(path: Path) -> None:
+    path.write_text("half")
+    raise KeyError
+
+
 def test_a_new_file_keeps_the_ending_and_leaves_nothing_behind(tmp_path):
     path = tmp_path / "new" / "picture.png"
     with files.new_file(path) as temporary:
@@ -46,8 +51,7 @@ def test_a_new_file_keeps_the_ending_and_leaves_nothing_behind(tmp_path):
         temporary.write_bytes(b"first")
         assert not path.exists()
     with pytest.raises(KeyError), files.new_file(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyError
+        half(temporary)
     assert path.read_bytes() == b"first"
     assert os.listdir(path.parent) == ["picture.png"]
     with files.new_file(tmp_path / ("x" * 200 + "." + "y" * 50)) as temporary:
@@ -82,8 +86,7 @@ def test_a_folder_is_replaced_whole(tmp_path):
     replace(folder, "new")
     assert content(folder) == NEW
     with pytest.raises(KeyError), files.new_folder(folder) as new:
-        (new / "a").write_text("half")
-        raise KeyError
+        half(new / "a")
     assert content(folder) == NEW
     assert os.listdir(folder.parent) == ["x"]
 

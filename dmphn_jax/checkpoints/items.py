@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,10 +42,20 @@ def write(
     Raises OSError or ValueError if it cannot.
     """
     with (
-        _patient_loops(),
+        quiet(),
         ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **alone()) as checkpointer,
     ):
         checkpointer.save(Path(folder).absolute(), composite(arrays, records), force=True)
+
+
+def read_shapes(folder: str | os.PathLike[str], item: str) -> Any:
+    """Returns the shapes and dtypes that an item's files declare, as `jax.ShapeDtypeStruct`s.
+
+    Takes no memory for them. Raises as `read_arrays` does.
+    """
+    with quiet():
+        found = ocp.StandardCheckpointHandler().metadata(Path(folder).absolute() / item)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found.tree)
 
 
 def read_arrays(folder: str | os.PathLike[str], item: str) -> Any:
@@ -54,7 +65,7 @@ def read_arrays(folder: str | os.PathLike[str], item: str) -> Any:
     """
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with (
-        _patient_loops(),
+        quiet(),
         ocp.Checkpointer(ocp.StandardCheckpointHandler(), **alone()) as checkpointer,
     ):
         return checkpointer.restore(
@@ -105,20 +116,28 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 
 class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
-    _loop_factory = _PatientLoop
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _PatientLoop()
 
 
 @contextlib.contextmanager
-def _patient_loops() -> Iterator[None]:
-    """Makes the event loops that orbax makes in the body patient.
+def quiet() -> Iterator[None]:
+    """Leaves it to the exception to say what fails in the body: orbax prints nothing besides.
 
-    Orbax starts on all arrays at once, gives up at the first that fails and closes its loop.
-    Tensorstore's threads, still at work on the others, would then report to a closed loop: a
-    traceback each on stderr.
+    Orbax starts on all arrays at once, gives up at the first that fails and closes its event
+    loop. Tensorstore's threads, still at work on the others, would then report to a closed loop:
+    a traceback each on stderr. So loops made in the body are patient. What orbax logs of its own
+    threads' failures is dropped: it is raised too.
     """
-    before = asyncio.get_event_loop_policy()
+    policy, logger = asyncio.get_event_loop_policy(), logging.getLogger("absl")
     asyncio.set_event_loop_policy(_PatientPolicy())
+    logger.addFilter(_not_of_orbax)
     try:
         yield
     finally:
-        asyncio.set_event_loop_policy(before)
+        logger.removeFilter(_not_of_orbax)
+        asyncio.set_event_loop_policy(policy)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname

@@ -8,9 +8,10 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from typing import IO, BinaryIO
+from typing import IO
 
 import PIL.Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.images.core import ImageError
@@ -36,7 +37,7 @@ def opened(
     name: str,
     max_pixels: int,
     flag: str = "",
-) -> Iterator[tuple[BinaryIO, PIL.Image.Image]]:
+) -> Iterator[tuple[IO[bytes], PIL.Image.Image]]:
     """Opens an image file and checks what its header declares; any failure is an ImageError.
 
     What the caller does with the open image falls under this too.
@@ -97,7 +98,7 @@ def _file(
     return open(source, "rb")
 
 
-def _identified(name: str, file: BinaryIO, signature: bytes) -> PIL.Image.Image:
+def _identified(name: str, file: IO[bytes], signature: bytes) -> PIL.Image.Image:
     try:
         return PIL.Image.open(file, formats=_READERS)
     except PIL.UnidentifiedImageError:
@@ -114,7 +115,7 @@ def _check_single(name: str, image: PIL.Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames == 1 or image.format == "MPO":  # a JPEG with its previews: the first is the picture
         return
-    if image.format == "TIFF" and frames <= 32:
+    if isinstance(image, TiffImageFile) and frames <= 32:
         # Previews and masks (NewSubfileType 1 and 4) beside one picture are common.
         others = 0
         for index in range(1, frames):
