@@ -225,16 +225,8 @@ def _make_feed(config: Any, mesh: jax.sharding.Mesh, saved: dict[str, Any] | Non
 
 def _test_source(config: Any) -> PairSource:
     """Returns the pairs of `config.eval`; of a folder without a test split its own pairs."""
-    from dmphn_jax.data import open_source
+    from dmphn_jax.data import SourceOptions, open_source
 
     data = config.data
-    return open_source(
-        config.eval.source or data.source,
-        "test",
-        data_dir=data.data_dir,
-        blur=data.blur,
-        size=data.size,
-        count=config.eval.count or 32,
-        motion=data.motion,
-        seed=config.seed,
-    )
+    options = SourceOptions.of(data, records="", count=config.eval.count or 32, seed=config.seed)
+    return open_source(config.eval.source or data.source, "test", options)
