@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
     if args.devices:
         jax.config.update("jax_num_cpu_devices", args.devices)
-    from dmphn_jax.training.step import data_mesh
+    from dmphn_jax.runtime import data_mesh
 
     devices = jax.devices()
     if (args.devices or 0) > len(devices):

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax.data.base import Pair, PairSource
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation import metrics
+from dmphn_jax.runtime import data_mesh
 
 
 class Method(Protocol):
@@ -218,7 +219,7 @@ def _score(
 ) -> dict[str, np.ndarray]:
     """Returns every metric of a batch, sharded over the devices."""
     count = -(-batch_size // len(devices)) * len(devices)
-    sharding = NamedSharding(Mesh(np.asarray(devices), ("data",)), P("data"))
+    sharding = NamedSharding(data_mesh(devices), P("data"))
     placed = jax.device_put((_filled(images, count), _filled(sharp, count)), sharding)
     return jax.device_get(_metrics(*placed))
 

@@ -12,6 +12,7 @@ from dmphn_jax import distributed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.files import write_atomically
 from dmphn_jax.models import build, convolutions_for, parameter_shapes
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import resume, settings, summary
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.initialize import initial_params
@@ -20,7 +21,7 @@ from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.periodic import PeriodicEvaluation
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
-from dmphn_jax.training.step import check_batch, data_mesh, init_state, make_state, make_train_step
+from dmphn_jax.training.step import check_batch, init_state, make_state, make_train_step
 
 
 class TrainResult(NamedTuple):
