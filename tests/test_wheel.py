@@ -17,9 +17,38 @@ from pathlib import Path
 import pytest
 
 from dmphn_jax import __version__
+from tests.support.training import TINY_FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("dmphn_jax", "tfds_gopro", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "dmphn_jax",
+    "tfds_gopro",
+    "configs",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
+READ = """
+import sys
+from dmphn_jax.training import experiments, settings
+for path in sys.argv[1:]:
+    config = settings.read(path, [])
+    settings.check(config)
+    print(path, config.model.name, config.batch_size)
+print(experiments.folder())
+"""
+# The file that docs/training.md shows, and one that leans on another of its own package.
+MINE = """
+from dmphn_jax.training.experiments import start_from
+
+
+def get_config():
+    config = start_from("configs/stack4.py")
+    config.batch_size = 12
+    return config
+"""
+THEIRS = "from configs import mine\n\n\ndef get_config():\n    return mine.get_config()\n"
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -53,7 +82,9 @@ def bare(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python = folder / "bin" / "python"
-    site = Path(run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip())
+    site = Path(
+        run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip()
+    )
     (site / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 
@@ -68,3 +99,52 @@ def installed(wheel, bare) -> Path:
     found = run(bare, "-c", "import dmphn_jax; print(dmphn_jax.__file__)", cwd=wheel.parent)
     assert Path(found).is_relative_to(bare.parent.parent)
     return bare
+
+
+def test_a_wheel_brings_two_names_and_the_experiments_inside(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.partition("/")[0] for name in names}
+    assert top == {"dmphn_jax", "tfds_gopro", f"dmphn_jax-{__version__}.dist-info"}
+    ours = {f"dmphn_jax/configs/{file.name}" for file in (ROOT / "configs").glob("*.py")}
+    assert {name for name in names if name.startswith("dmphn_jax/configs/")} == ours
+    assert {"dmphn_jax/py.typed", "dmphn_jax/cpu_kernels/source/kernels.cc"} < set(names)
+
+
+def test_an_installed_wheel_trains_without_a_checkout(installed, tmp_path):
+    flags = [flag for flag in TINY_FLAGS if "num_steps" not in flag]
+    command = (installed, "-m", "dmphn_jax.main", *flags, "--config.num_steps=1")
+    assert "done: step 1 of 1" in run(*command, cwd=tmp_path)
+    assert (tmp_path / "runs" / "dmphn-1" / "checkpoints" / "1").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["wheel", "checkout", "editable"])
+@pytest.mark.parametrize("package", [True, False], ids=["package", "folder"])
+def test_a_users_own_configs_and_ours_stand_side_by_side(kind, package, request, tmp_path):
+    """Ours from a wheel, a checkout on PYTHONPATH, and as the tests have it, in another folder."""
+    environment = {"PYTHONPATH": str(ROOT)} if kind == "checkout" else {}
+    fixture = {"wheel": "installed", "checkout": "bare"}.get(kind)
+    python = request.getfixturevalue(fixture) if fixture else sys.executable
+    own = tmp_path / "configs"
+    own.mkdir()
+    (own / "mine.py").write_text(MINE)
+    (own / "theirs.py").write_text(THEIRS)
+    (own / "stack2.py").write_text(MINE)  # a name of ours: the user's own is meant
+    if package:
+        (own / "__init__.py").write_text("")
+    paths = ["configs/theirs.py", "configs/stack2.py", "configs/stack3.py", "stack4.py"]
+    lines = run(python, "-c", READ, *paths, cwd=tmp_path, **environment).splitlines()
+    assert lines[:-1] == [
+        "configs/theirs.py stack4 12",
+        "configs/stack2.py stack4 12",
+        "configs/stack3.py stack3 6",
+        "stack4.py stack4 6",
+    ]
+    inside = kind == "wheel"
+    assert (Path(lines[-1]) == ROOT / "configs") is not inside
+    assert (Path(lines[-1]).parent.name == "dmphn_jax") is inside
+
+
+def test_a_users_file_is_the_one_that_the_docs_show():
+    page = (ROOT / "docs" / "training.md").read_text()
+    assert MINE.strip() in page
+    assert len([line for line in MINE.splitlines() if line.strip()]) == 5
