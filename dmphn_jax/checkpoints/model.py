@@ -1,4 +1,4 @@
-"""Checkpoints: the only module that knows orbax.
+"""A model on disk, by orbax; `training.checkpoints` keeps a run's state beside it.
 
 A checkpoint is a folder with two items: `params/`, the parameters, and `model/`, one JSON file
 with the format's version, the model's configuration, a digest of the parameters, and remarks.
