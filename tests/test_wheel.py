@@ -107,7 +107,14 @@ def test_a_wheel_brings_two_names_and_the_experiments_inside(wheel):
     assert top == {"dmphn_jax", "tfds_gopro", f"dmphn_jax-{__version__}.dist-info"}
     ours = {f"dmphn_jax/configs/{file.name}" for file in (ROOT / "configs").glob("*.py")}
     assert {name for name in names if name.startswith("dmphn_jax/configs/")} == ours
-    assert {"dmphn_jax/py.typed", "dmphn_jax/cpu_kernels/source/kernels.cc"} < set(names)
+
+
+def test_a_wheel_carries_every_file_of_the_packages(wheel):
+    """Data too, such as the kernels' C++: what is not declared as package data is left behind."""
+    files = [file for name in ("dmphn_jax", "tfds_gopro") for file in (ROOT / name).rglob("*")]
+    ours = {str(file.relative_to(ROOT)) for file in files if file.is_file()}
+    ours = {name for name in ours if "__pycache__" not in name}
+    assert sorted(ours - set(zipfile.ZipFile(wheel).namelist())) == []
 
 
 def test_an_installed_wheel_trains_without_a_checkout(installed, tmp_path):
