@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
     from dmphn_jax import runtime
     from dmphn_jax.commands import evaluate
-    from dmphn_jax.data import open_source
+    from dmphn_jax.data import SourceOptions, open_source
     from dmphn_jax.training.experiments import start_from
     from dmphn_jax.training.loop import train
 
@@ -45,14 +45,8 @@ def main(argv: list[str]) -> int:
     if result.stopped:
         return 130
 
-    source = open_source(
-        "synthetic",
-        "test",
-        size=config.data.size,
-        count=_HELD_OUT,
-        seed=config.seed,
-        motion=config.data.motion,
-    )
+    options = SourceOptions.of(config.data, count=_HELD_OUT, seed=config.seed)
+    source = open_source("synthetic", "test", options)
     made = evaluate.evaluate_checkpoints(
         [str(result.checkpoint)],
         source,

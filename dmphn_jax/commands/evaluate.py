@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     import jax
 
-    from dmphn_jax.data import open_source
+    from dmphn_jax.data import SourceOptions, open_source
     from dmphn_jax.runtime import cache_compilations
 
     check_checkpoints(args.checkpoints, args.stages)  # before any hour of work
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     devices = jax.local_devices()
     if (args.devices or 0) > len(devices):
         raise UserError(f"--devices {args.devices}: this machine has {len(devices)}")
-    source = open_source(args.data, split=args.split, **options)
+    source = open_source(args.data, args.split, SourceOptions(**options))
     if not len(source):
         raise UserError(f"--data {args.data} --split {args.split}: there are no pairs")
     made = evaluate_checkpoints(

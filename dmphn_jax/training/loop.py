@@ -11,7 +11,7 @@ import jax
 from dmphn_jax import distributed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.files import write_atomically
-from dmphn_jax.models import build, parameter_shapes
+from dmphn_jax.models import build, convolutions_for, parameter_shapes
 from dmphn_jax.training import resume, settings, summary
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.initialize import initial_params
@@ -92,7 +92,12 @@ def _train(
         test_source = _test_source(config)
     num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
     tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
-    module = build(model, config.compute_dtype, remat=config.remat)
+    module = build(
+        model,
+        config.compute_dtype,
+        remat=config.remat,
+        convolutions=convolutions_for(mesh.devices.flat[0].platform),
+    )
     step_fn = make_train_step(
         module,
         tx,
@@ -220,16 +225,8 @@ def _make_feed(config: Any, mesh: jax.sharding.Mesh, saved: dict[str, Any] | Non
 
 def _test_source(config: Any) -> PairSource:
     """Returns the pairs of `config.eval`; of a folder without a test split its own pairs."""
-    from dmphn_jax.data import open_source
+    from dmphn_jax.data import SourceOptions, open_source
 
     data = config.data
-    return open_source(
-        config.eval.source or data.source,
-        "test",
-        data_dir=data.data_dir,
-        blur=data.blur,
-        size=data.size,
-        count=config.eval.count or 32,
-        motion=data.motion,
-        seed=config.seed,
-    )
+    options = SourceOptions.of(data, records="", count=config.eval.count or 32, seed=config.seed)
+    return open_source(config.eval.source or data.source, "test", options)

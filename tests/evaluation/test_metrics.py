@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.metrics
+from jaxtyping import TypeCheckError
 from PIL import Image
 
 from dmphn_jax.evaluation import metrics
@@ -172,3 +173,8 @@ def test_real_pairs_agree_with_scikit_image_and_matlab(reference):
     sharp = np.asarray(Image.open(pair / "sharp/000001.png"))
     blurry = np.asarray(Image.open(pair / "blur/000001.png"))
     assert metrics.scores(blurry, sharp) == pytest.approx(expected(blurry, sharp), abs=1e-4)
+
+
+def test_shapes_in_signatures_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError, match="parameter 'sharp'"):
+        metrics.psnr(jnp.zeros((2, 16, 16, 3)), jnp.zeros((1, 16, 16, 3)))
