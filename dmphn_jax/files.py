@@ -6,6 +6,8 @@ import contextlib
 import os
 import secrets
 
+from dmphn_jax.errors import UserError, one_line
+
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path` under a temporary name beside it, then renames.
@@ -32,6 +34,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """`write_atomically` for a file a user asked for: raises UserError where it cannot be written.
+
+    Text is written as UTF-8.
+    """
+    try:
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
 
 
 def _is_device(path: str | os.PathLike[str]) -> bool:

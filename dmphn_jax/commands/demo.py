@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
 
     from configs import demo as experiment
     from dmphn_jax import runtime
-    from dmphn_jax.commands import evaluate
-    from dmphn_jax.data import open_source
+    from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
+    from dmphn_jax.evaluation.selection import PairSelection
     from dmphn_jax.training.loop import train
 
     _use_all_cores()
@@ -45,22 +45,24 @@ def main(argv: list[str]) -> int:
     if result.stopped:
         return 130
 
-    source = open_source(
+    pairs = PairSelection(
         "synthetic",
-        "test",
         size=config.data.size,
         count=_HELD_OUT,
         seed=config.seed,
         motion=config.data.motion,
     )
-    made = evaluate.evaluate_checkpoints(
-        [str(result.checkpoint)],
+    source = pairs.open()
+    made = evaluate(
+        EvaluationOptions(
+            pairs=pairs,
+            checkpoints=(str(result.checkpoint),),
+            folder=folder / "report",
+            command="dmphn demo",
+        ),
         source,
-        data="synthetic",
-        folder=folder / "report",
-        command="dmphn demo",
     )
-    blurry, trained = (_psnr(row) for row in made["rows"])
+    blurry, trained = (row.mean["psnr"] for row in made.rows)
     _before_after(result.checkpoint, source, folder / "before_after.png")
     _curves(folder / "run" / "metrics.csv", folder / "curves.png")
     real = _deblur_real(folder)
@@ -88,10 +90,6 @@ def _use_all_cores() -> None:
 
     if "XLA_FLAGS" not in os.environ and (os.cpu_count() or 1) > 1:
         jax.config.update("jax_num_cpu_devices", 2)
-
-
-def _psnr(row: dict[str, Any]) -> float:
-    return float(row["psnr"])
 
 
 def _before_after(checkpoint: Path, source: Any, path: Path) -> None:

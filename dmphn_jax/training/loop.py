@@ -17,7 +17,7 @@ from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.metrics_reader import MetricsReader
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.periodic import PeriodicEvaluation
+from dmphn_jax.training.periodic import PeriodicEvaluation, pairs_of
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
 from dmphn_jax.training.step import check_batch, data_mesh, init_state, make_state, make_train_step
@@ -89,7 +89,7 @@ def _train(
     if feed is None:
         feed = _make_feed(config, mesh, saved)
     if test_source is None and config.eval.every and first_process:
-        test_source = _test_source(config)
+        test_source = pairs_of(config).open()
     num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
     tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
     module = build(model, config.compute_dtype, remat=config.remat)
@@ -139,7 +139,7 @@ def _train(
     evaluate = None
     if test_source is not None and first_process and config.eval.every:
         evaluate = PeriodicEvaluation(
-            test_source, model, count=config.eval.count, pictures=config.eval.pictures
+            test_source, pairs_of(config), model, pictures=config.eval.pictures
         )
     reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch)
     scores: dict[str, float] = {}
@@ -215,21 +215,4 @@ def _make_feed(config: Any, mesh: jax.sharding.Mesh, saved: dict[str, Any] | Non
         seed=config.seed,
         batch_size=config.batch_size,
         crop_size=config.crop_size,
-    )
-
-
-def _test_source(config: Any) -> PairSource:
-    """Returns the pairs of `config.eval`; of a folder without a test split its own pairs."""
-    from dmphn_jax.data import open_source
-
-    data = config.data
-    return open_source(
-        config.eval.source or data.source,
-        "test",
-        data_dir=data.data_dir,
-        blur=data.blur,
-        size=data.size,
-        count=config.eval.count or 32,
-        motion=data.motion,
-        seed=config.seed,
     )

@@ -1,0 +1,85 @@
+"""Which pairs an evaluation scores: the one choice for runs, `--mode evaluate` and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmphn_jax.data.base import PairSource
+from dmphn_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSelection:
+    """Where the pairs come from, and which of them are scored.
+
+    Attributes:
+      source: a name or path that `data.open_source` knows.
+      split: 'test' or 'train'.
+      data_dir, blur, size, count, seed, motion: options of `data.open_source`; None leaves its
+        default.
+      su_frames: of VideoDeblurring the 30 frames per video that Su et al. score, not all.
+      limit: score so many pairs only, spread evenly over the set; None for all.
+    """
+
+    source: str
+    split: str = "test"
+    data_dir: str | None = None
+    blur: str | None = None
+    size: tuple[int, int] | None = None
+    count: int | None = None
+    seed: int | None = None
+    motion: float | None = None
+    su_frames: bool = False
+    limit: int | None = None
+
+    def open(self) -> PairSource:
+        """Opens the pairs; raises UserError where there are none."""
+        from dmphn_jax.data import open_source
+
+        options = self.options() | ({"data_dir": self.data_dir} if self.data_dir else {})
+        source = open_source(self.source, split=self.split, **options)
+        if not len(source):
+            raise UserError(f"{self.source}, split {self.split}: there are no pairs")
+        return source
+
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Returns the positions, among the `names` of a source, of the pairs to score."""
+        chosen = su_frames_of(names) if self.su_frames else list(range(len(names)))
+        return [chosen[i] for i in spread(len(chosen), self.limit)]
+
+    def options(self) -> dict[str, str | int | float | tuple[int, int]]:
+        """Returns what the content of the pairs depends on beside source and split, as given."""
+        values = {name: getattr(self, name) for name in ("blur", "size", "count", "seed", "motion")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def identity(self) -> dict[str, str | int | float | tuple[int, int]]:
+        """Returns what kept results belong to: `options`, split, and the source by its full path.
+
+        A folder's name depends on where one stands.
+        """
+        where = Path(self.source).expanduser()
+        name = str(where.resolve()) if where.exists() else self.source
+        return {"name": name, "split": self.split, **self.options()}
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Returns `limit` indices spread evenly over range(count); all where there is no limit."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
+
+
+def su_frames_of(names: Sequence[str]) -> list[int]:
+    """Returns the indices of the frames that Su et al. score, 30 of each video of 100."""
+    from dmphn_jax.data.splits import video_deblurring_scored_frames
+
+    videos: dict[str, list[int]] = {}
+    for index, name in sorted(enumerate(names), key=lambda item: item[1]):
+        videos.setdefault(name.rpartition("/")[0], []).append(index)
+    return sorted(
+        frames[position]
+        for frames in videos.values()
+        for position in video_deblurring_scored_frames(len(frames))
+    )
