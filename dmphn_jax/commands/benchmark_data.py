@@ -95,10 +95,10 @@ def make_set(folder: Path, frames: int) -> Path:
 
 def measure(feed: str, data_dir: str | Path, args: argparse.Namespace) -> dict[str, Any]:
     """Returns one feed's figures: pairs per second, per core and by the wall clock."""
-    from dmphn_jax.data.sources import open_source
+    from dmphn_jax.data import SourceOptions, open_source
 
     records = "crops" if feed == "raw" else "frames"
-    source = open_source("gopro", "train", data_dir=data_dir, records=records)
+    source = open_source("gopro", "train", SourceOptions(data_dir=data_dir, records=records))
     run = _resident if feed == "resident" else _host
     pairs, wall, cpu = run(source, args)
     names = {"png": "PNG frames, host", "raw": "raw tiles, host", "resident": "resident"}

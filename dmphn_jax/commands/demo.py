@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
 
     from configs import demo as experiment
     from dmphn_jax import runtime
+    from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.evaluation.selection import PairSelection
     from dmphn_jax.training.loop import train
@@ -45,13 +46,8 @@ def main(argv: list[str]) -> int:
     if result.stopped:
         return 130
 
-    pairs = PairSelection(
-        "synthetic",
-        size=config.data.size,
-        count=_HELD_OUT,
-        seed=config.seed,
-        motion=config.data.motion,
-    )
+    options = SourceOptions.of(config.data, count=_HELD_OUT, seed=config.seed)
+    pairs = PairSelection("synthetic", options=options)
     source = pairs.open()
     made = evaluate(
         EvaluationOptions(

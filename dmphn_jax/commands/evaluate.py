@@ -76,12 +76,22 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Evaluates; returns 1 if a pair failed, else 0."""
     args = _parser().parse_args(argv)
+    given = {
+        "data_dir": args.data_dir,
+        "blur": args.blur,
+        "size": args.synthetic_size,
+        "count": args.synthetic_count,
+        "seed": args.synthetic_seed,
+        "motion": args.synthetic_motion,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     for name in ("size", "count", "seed", "motion"):
-        if getattr(args, f"synthetic_{name}") is not None and args.data != "synthetic":
+        if name in given and args.data != "synthetic":
             raise UserError(f"--synthetic-{name} needs --data synthetic")
     if args.su_frames and args.data != "video_deblurring":
         raise UserError("--su-frames needs --data video_deblurring")
 
+    from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.evaluation.selection import PairSelection
@@ -93,12 +103,7 @@ def main(argv: list[str]) -> int:
             pairs=PairSelection(
                 args.data,
                 args.split,
-                data_dir=args.data_dir,
-                blur=args.blur,
-                size=args.synthetic_size,
-                count=args.synthetic_count,
-                seed=args.synthetic_seed,
-                motion=args.synthetic_motion,
+                SourceOptions(**given),
                 su_frames=args.su_frames,
                 limit=args.limit,
             ),

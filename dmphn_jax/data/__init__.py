@@ -1,12 +1,17 @@
-"""Pairs of blurry and sharp images: where they come from and how they reach the device."""
+"""Pairs of blurry and sharp images: where they come from and how they reach the device.
+
+`options` (names and options) needs neither jax nor NumPy; the rest is imported when it is used.
+"""
 
 from __future__ import annotations
 
-__all__ = ["make_feed", "open_source"]
+from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
+
+__all__ = ["FEEDS", "RECIPES", "SOURCES", "SourceOptions", "make_feed", "open_source"]
 
 
 def __getattr__(name: str):
-    if name in __all__:
+    if name in ("make_feed", "open_source"):
         from dmphn_jax.data import sources
 
         return getattr(sources, name)

@@ -16,18 +16,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dmphn_jax.errors import UserError, nearest
+from dmphn_jax.data.options import RECIPES, check_choice
+from dmphn_jax.errors import UserError
 
-RECIPES = ("none", "stack", "modern")
-SATURATION = (0.8, 1.2)  # uniform range of the factor, in the paper's code and here
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what PIL's conversion to grey uses
-
-
-def check_recipe(recipe: str) -> None:
-    """Raises UserError unless `recipe` is known; call it before the step is compiled."""
-    if recipe not in RECIPES:
-        hint = nearest(str(recipe), RECIPES)
-        raise UserError(f"no augmentation recipe {recipe!r}{hint}; known: {', '.join(RECIPES)}")
 
 
 def quarter_turns(images: jax.Array, turns: jax.Array) -> jax.Array:
@@ -81,7 +73,7 @@ def augment(
       key: a JAX random key; the same key gives the same transforms.
       blurry: (B, S, S, 3) uint8 RGB.
       sharp: (B, S, S, 3) uint8 RGB.
-      recipe: one of `RECIPES`; static under jit.
+      recipe: a name of `options.RECIPES`; static under jit.
 
     Returns:
       (blurry, sharp), float32 (B, S, S, 3) in [0, 1].
@@ -89,9 +81,10 @@ def augment(
     Raises:
       UserError: the recipe is unknown, or it turns images that are not square.
     """
-    check_recipe(recipe)
+    check_choice("augmentation", recipe, RECIPES)
     batch, height, width, _ = blurry.shape
-    if recipe == "none":
+    draws = RECIPES[recipe]
+    if draws is None:
         return _unit(blurry), _unit(sharp)
     if height != width:
         raise UserError(
@@ -99,16 +92,15 @@ def augment(
             "use 'none' or a square crop"
         )
     turn_key, flip_key, colour_key = jax.random.split(key, 3)
-    if recipe == "stack":
-        turns = jax.random.randint(turn_key, (batch,), 1, 4)
-    else:
-        turns = jax.random.randint(turn_key, (batch,), 0, 4)
-        flip = jax.random.bernoulli(flip_key, 0.5, (batch,))
-    factor = jax.random.uniform(colour_key, (batch,), minval=SATURATION[0], maxval=SATURATION[1])
+    least, most = draws.turns
+    turns = jax.random.randint(turn_key, (batch,), least, most + 1)
+    flip = jax.random.bernoulli(flip_key, 0.5, (batch,))
+    least, most = draws.saturation
+    factor = jax.random.uniform(colour_key, (batch,), minval=least, maxval=most)
 
     def apply(images: jax.Array) -> jax.Array:
         images = quarter_turns(images, turns)  # on uint8: a quarter of float32's traffic
-        if recipe == "modern":
+        if draws.flip:
             images = flip_left_right(images, flip)
         return saturation(_unit(images), factor)
 

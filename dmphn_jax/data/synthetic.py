@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from dmphn_jax.data.base import Pair
+from dmphn_jax.data.options import SPLITS, check_choice, check_scenes
 from dmphn_jax.data.psnr import psnr
 from dmphn_jax.errors import UserError
 
 VERSION = 1  # goes up when the same (seed, index) gives other pictures
-SMALLEST = 32  # pixels; below, a scene holds nothing to deblur
-_SPLITS = ("train", "test")
 
 
 class SyntheticScenes(Sequence):
@@ -34,12 +33,12 @@ class SyntheticScenes(Sequence):
     over about 20 to 34 dB, as in GoPro.
 
     Args:
-      size: (H, W) in pixels, each at least 32.
-      count: number of pairs.
+      size: (H, W) in pixels, each 32 to 8192.
+      count: number of pairs, at most a million.
       seed: any integer.
       split: `train` or `test`; the two never share a scene.
-      motion: factor on the length of all motion; 1 for GoPro's spread of PSNR.
-      noise: standard deviation of the sensor noise of one step, in grey levels.
+      motion: factor on the length of all motion, 0 to 100; 1 for GoPro's spread of PSNR.
+      noise: standard deviation of the sensor noise of one step, 0 to 255 grey levels.
       cache: directory to keep rendered pairs in; None renders each time it is asked.
 
     Raises:
@@ -57,19 +56,9 @@ class SyntheticScenes(Sequence):
         noise: float = 0.0,
         cache: str | os.PathLike | None = None,
     ):
-        height, width = (int(n) for n in size)
-        if min(height, width) < SMALLEST:
-            raise UserError(
-                f"synthetic scenes of {width}x{height} are too small; use at least "
-                f"{SMALLEST}x{SMALLEST}"
-            )
-        if count < 1:
-            raise UserError(f"{count} synthetic scenes asked for; ask for at least 1")
-        if split not in _SPLITS:
-            raise UserError(f"synthetic scenes have no split {split!r}; use 'train' or 'test'")
-        if motion < 0 or noise < 0:
-            raise UserError("motion and noise of synthetic scenes must not be negative")
-        self.size, self.seed, self.split = (height, width), int(seed), split
+        check_scenes(size, count, motion=motion, noise=noise)
+        check_choice("split", split, SPLITS)
+        self.size, self.seed, self.split = (int(size[0]), int(size[1])), int(seed), split
         self.motion, self.noise = float(motion), float(noise)
         self.names = [f"synthetic_{split}_{self.seed}/{i:06d}" for i in range(int(count))]
         self._cache = self._open_cache(Path(cache)) if cache else None
@@ -98,7 +87,7 @@ class SyntheticScenes(Sequence):
     def _render(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         from dmphn_jax.data.scenes.render import Scene  # cv2 takes a while to import
 
-        seeds = np.random.SeedSequence([self.seed % 2**64, _SPLITS.index(self.split), index])
+        seeds = np.random.SeedSequence([self.seed % 2**64, SPLITS.index(self.split), index])
         rng = np.random.Generator(np.random.Philox(seeds))
         return Scene(rng, *self.size, motion=self.motion).render(rng, noise=self.noise)
 

@@ -176,11 +176,11 @@ class Evaluation:
         pairs, device = self._options.pairs, self._devices[0]
         cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
         return Report(
-            source=pairs.source,
+            source=pairs.name,
             split=pairs.split,
             images=len(self._indices),
             of=len(self._source),
-            options=pairs.options(),
+            options=pairs.described(),
             rows=tuple(self._rows),
             date=datetime.date.today().isoformat(),
             command=self._options.command,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmphn_jax.data.base import PairSource
+from dmphn_jax.data.options import SourceOptions
 from dmphn_jax.errors import UserError
 
 
@@ -17,20 +18,14 @@ class PairSelection:
     Attributes:
       source: a name or path that `data.open_source` knows.
       split: 'test' or 'train'.
-      data_dir, blur, size, count, seed, motion: options of `data.open_source`; None leaves its
-        default.
+      options: of the source.
       su_frames: of VideoDeblurring the 30 frames per video that Su et al. score, not all.
       limit: score so many pairs only, spread evenly over the set; None for all.
     """
 
     source: str
     split: str = "test"
-    data_dir: str | None = None
-    blur: str | None = None
-    size: tuple[int, int] | None = None
-    count: int | None = None
-    seed: int | None = None
-    motion: float | None = None
+    options: SourceOptions = SourceOptions()
     su_frames: bool = False
     limit: int | None = None
 
@@ -38,10 +33,9 @@ class PairSelection:
         """Opens the pairs; raises UserError where there are none."""
         from dmphn_jax.data import open_source
 
-        options = self.options() | ({"data_dir": self.data_dir} if self.data_dir else {})
-        source = open_source(self.source, split=self.split, **options)
+        source = open_source(self.source, self.split, self.options)
         if not len(source):
-            raise UserError(f"{self.source}, split {self.split}: there are no pairs")
+            raise UserError(f"{self.name}, split {self.split}: there are no pairs")
         return source
 
     def indices(self, names: Sequence[str]) -> list[int]:
@@ -49,19 +43,22 @@ class PairSelection:
         chosen = su_frames_of(names) if self.su_frames else list(range(len(names)))
         return [chosen[i] for i in spread(len(chosen), self.limit)]
 
-    def options(self) -> dict[str, str | int | float | tuple[int, int]]:
-        """Returns what the content of the pairs depends on beside source and split, as given."""
-        values = {name: getattr(self, name) for name in ("blur", "size", "count", "seed", "motion")}
-        return {name: value for name, value in values.items() if value is not None}
+    @property
+    def name(self) -> str:
+        """The name or path of what is opened."""
+        return str(self.options.data_dir) if self.source == "folder" else self.source
+
+    def described(self) -> dict[str, str | int | float | tuple[int, int]]:
+        """Returns the options that the pairs depend on, where they are not the default's."""
+        names = ("size", "count", "seed", "motion") if self.source == "synthetic" else ("blur",)
+        values = {name: getattr(self.options, name) for name in names}
+        return {name: v for name, v in values.items() if v != getattr(SourceOptions, name)}
 
     def identity(self) -> dict[str, str | int | float | tuple[int, int]]:
-        """Returns what kept results belong to: `options`, split, and the source by its full path.
-
-        A folder's name depends on where one stands.
-        """
-        where = Path(self.source).expanduser()
-        name = str(where.resolve()) if where.exists() else self.source
-        return {"name": name, "split": self.split, **self.options()}
+        """Returns what kept results belong to; of a folder its full path, wherever one stands."""
+        where = Path(self.name).expanduser()
+        name = str(where.resolve()) if where.exists() else self.name
+        return {"name": name, "split": self.split, **self.described()}
 
 
 def spread(count: int, limit: int | None) -> list[int]:

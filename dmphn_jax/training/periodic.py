@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.evaluation.methods import Blurry
 from dmphn_jax.evaluation.scores import ImageScores
@@ -19,18 +20,9 @@ from dmphn_jax.training.run_log import RunLog
 
 def pairs_of(config: Any) -> PairSelection:
     """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
-    data, count = config.data, config.eval.count
-    source = config.eval.source or data.source
-    if source == "synthetic":
-        return PairSelection(
-            source, size=tuple(data.size), count=count or 32, seed=config.seed, motion=data.motion
-        )
-    return PairSelection(
-        data.data_dir if source == "folder" else source,
-        data_dir=data.data_dir,
-        blur=data.blur,
-        limit=count or None,
-    )
+    source, count = config.eval.source or config.data.source, config.eval.count
+    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
+    return PairSelection(source, options=options, limit=count or None)
 
 
 class PeriodicEvaluation:

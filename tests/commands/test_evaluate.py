@@ -7,6 +7,7 @@ from PIL import Image
 
 from dmphn_jax import checkpoints
 from dmphn_jax.commands import evaluate
+from dmphn_jax.data import SourceOptions
 from dmphn_jax.errors import run_command
 from dmphn_jax.evaluation import metrics, report
 from dmphn_jax.inference.deblurrer import Deblurrer
@@ -25,7 +26,7 @@ def pairs(monkeypatch):
     source = Pairs(videos=2)
     opened = []
 
-    def open_source(name, split="train", **options):
+    def open_source(name, split, options):
         opened.append((name, split, options))
         return source
 
@@ -41,7 +42,7 @@ def test_the_command(pairs, checkpoint, tmp_path, capsys):
     argv += ["--per-image", str(tmp_path / "scores.csv"), "--save-images", str(tmp_path / "out")]
     argv += ["--data-dir", "prepared"]
     assert evaluate.main(argv) == 0
-    assert pairs.opened == [("gopro", "test", {"data_dir": "prepared"})]
+    assert pairs.opened == [("gopro", "test", SourceOptions(data_dir="prepared"))]
     out = capsys.readouterr().out
     assert out == (tmp_path / "r/report.md").read_text()
     assert "3 of 5 pairs" in out

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmphn_jax.data import base, make_feed, open_source
+from dmphn_jax.data import SourceOptions, base, make_feed, open_source
 from dmphn_jax.data.host_feed import HostFeed
 from dmphn_jax.errors import UserError
 from tests.support import data_tree
@@ -68,7 +68,7 @@ def prepared(tmp_path_factory):
 def test_prepare_to_batch_is_bit_exact(prepared):
     """Every crop of a batch is one window of its frame, the same on both sides."""
     data_dir, pairs = prepared
-    source = open_source("gopro", data_dir=data_dir)
+    source = open_source("gopro", options=SourceOptions(data_dir=data_dir))
     made = feed(source, batch_size=3)
     batch = take(made, 4)
     names = made.names(0, 12)
@@ -95,7 +95,10 @@ def test_prepare_to_batch_is_bit_exact(prepared):
 def test_tiles_and_whole_frames_give_the_same_batches(prepared):
     batches = []
     for options in ({}, {"records": "frames"}, {"views": False}):
-        made = feed(open_source("gopro", data_dir=prepared[0], **options), batch_size=3)
+        made = feed(
+            open_source("gopro", options=SourceOptions(data_dir=prepared[0], **options)),
+            batch_size=3,
+        )
         batches.append(take(made, 5))
         made.close()
     for other in batches[1:]:
@@ -269,7 +272,7 @@ def test_make_feed_reads_the_config(prepared):
     data = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "host", "threads": 2}
     made = make_feed(ConfigDict(data), mesh=mesh, seed=1, batch_size=3, crop_size=CROP)
     assert isinstance(made, HostFeed)
-    plain = feed(open_source("gopro", data_dir=prepared[0]), batch_size=3)
+    plain = feed(open_source("gopro", options=SourceOptions(data_dir=prepared[0])), batch_size=3)
     batch, expected = made.next(2), take(plain, 2)
     for side, array in batch.items():
         assert array.sharding.is_equivalent_to(made._sharding, array.ndim)

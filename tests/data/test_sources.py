@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmphn_jax.data import open_source
+from dmphn_jax.data import SourceOptions, open_source
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.data.images import decode_image, image_size
 from dmphn_jax.data.record_views import NotViewableError, RecordViews
@@ -50,10 +50,10 @@ def test_frames_tiles_and_tree_are_the_same_pairs(prepared):
     data_dir, tree, pairs = prepared
     for split, count in (("train", 5), ("test", 2)):
         sources = [
-            open_source("gopro", split, data_dir=data_dir),
-            open_source("gopro", split, data_dir=data_dir, records="frames"),
+            open_source("gopro", split, SourceOptions(data_dir=data_dir)),
+            open_source("gopro", split, SourceOptions(data_dir=data_dir, records="frames")),
             open_source(tree, split),
-            open_source("folder", split, data_dir=tree),
+            open_source("folder", split, SourceOptions(data_dir=tree)),
             open_source(data_dir / "gopro/frames/1.0.0", split),
         ]
         assert isinstance(sources[0], CropsSource) == (split == "train")
@@ -65,7 +65,7 @@ def test_frames_tiles_and_tree_are_the_same_pairs(prepared):
 @pytest.mark.parametrize("views", [True, False])
 def test_crops_from_tiles_are_windows_of_the_frame(prepared, views):
     data_dir, _, pairs = prepared
-    source = open_source("gopro", data_dir=data_dir, views=views)
+    source = open_source("gopro", options=SourceOptions(data_dir=data_dir, views=views))
     assert (source._views is not None) == views
     tops, lefts = source.positions(0, CROP)
     np.testing.assert_array_equal(tops, np.arange(data_tree.HEIGHT - CROP + 1))
@@ -148,7 +148,7 @@ def test_views_refuse_what_they_cannot_read(tmp_path):
 
 def test_not_prepared_says_how(tmp_path):
     with pytest.raises(UserError) as error:
-        open_source("gopro", data_dir=tmp_path)
+        open_source("gopro", options=SourceOptions(data_dir=tmp_path))
     text = str(error.value)
     assert "python -m tfds_gopro.prepare gopro --source" in text
     assert "--config.data.source=synthetic" in text
@@ -156,16 +156,16 @@ def test_not_prepared_says_how(tmp_path):
     # A folder that a killed run left is no dataset.
     (tmp_path / "gopro/frames/incomplete.1.0.0.abc").mkdir(parents=True)
     with pytest.raises(UserError, match="not prepared"):
-        open_source("gopro", data_dir=tmp_path)
+        open_source("gopro", options=SourceOptions(data_dir=tmp_path))
 
 
 def test_unknown_names_are_one_line(tmp_path):
     with pytest.raises(UserError, match="did you mean 'gopro'"):
         open_source("gopr")
-    with pytest.raises(UserError, match="'train' or 'test'"):
+    with pytest.raises(UserError, match="split 'validation' is not known: one of train, test"):
         open_source("gopro", "validation")
     with pytest.raises(UserError, match="no such folder"):
-        open_source("folder", data_dir=tmp_path / "none")
+        open_source("folder", options=SourceOptions(data_dir=tmp_path / "none"))
 
 
 def test_prepared_set_that_lost_a_file(prepared, tmp_path):
@@ -217,7 +217,7 @@ def test_video_deblurring_tree_is_split_by_the_published_list(tmp_path):
 
 def test_gamma_side_of_a_tree(prepared):
     _, tree, pairs = prepared
-    gamma = open_source(tree, blur="blur_gamma")
+    gamma = open_source(tree, options=SourceOptions(blur="blur_gamma"))
     assert (gamma[0].blurry != pairs[gamma.names[0]][0]).any()
     np.testing.assert_array_equal(gamma[0].sharp, pairs[gamma.names[0]][1])
 

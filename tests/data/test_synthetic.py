@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from dmphn_jax.commands.scenes import main
+from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.data.psnr import psnr
 from dmphn_jax.data.scenes import layers
@@ -152,12 +153,31 @@ def test_cache_keeps_and_mends(tmp_path):
         ({"size": (16, 64)}, "64x16 are too small"),
         ({"count": 0}, "at least 1"),
         ({"split": "val"}, "'val'"),
-        ({"noise": -1}, "negative"),
+        ({"noise": -1}, "0 to 255 grey levels"),
+        ({"noise": float("inf")}, "0 to 255 grey levels"),
+        ({"size": (128,)}, r"size \[128\] of synthetic scenes: needs a height and a width"),
+        ({"size": (64, 64, 3)}, "needs a height and a width"),
+        ({"size": 128}, "size 128 of synthetic scenes: needs a height"),
+        ({"size": (64, 10**9)}, "1000000000x64 are too large"),
+        ({"count": 10**12}, "at most 1,000,000"),
+        ({"motion": float("nan")}, "motion nan .*0 to 100"),
+        ({"motion": -1}, "motion -1 .*0 to 100"),
     ],
 )
 def test_mistakes_are_one_line(options, text):
     with pytest.raises(UserError, match=text):
         SyntheticScenes(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"size": (128,)}, {"motion": float("nan")}, {"count": 10**12}, {"blur": "bluw"}],
+)
+def test_options_are_checked_before_a_source_is_opened(options):
+    with pytest.raises(UserError):
+        SourceOptions(**options)
+    with pytest.raises(UserError):
+        SourceOptions.of({"feed": "host", "threads": 2, **options})
 
 
 def test_contact_sheet(tmp_path, capsys):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from dmphn_jax.data import SourceOptions
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation.results import ResultsFile
 from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
@@ -76,7 +77,6 @@ def test_results_are_kept_apart_by_what_they_depend_on(tmp_path, checkpoint):
     assert count == 2
     assert "first 1 of 2 stages" in label
     assert read_by(precision="bfloat16")[0] == 2
-    assert read_by(ensemble=True)[0] == 2
     assert read_by()[0] == 0
     source.names = [f"other/{i}" for i in range(2)]
     assert read_by()[0] == 4  # the blurry input's too
@@ -91,7 +91,8 @@ def test_unwritable_folder_is_one_line(tmp_path):
 def test_options_of_the_data_are_part_of_the_key(tmp_path):
     def read_by(**options):
         source = Pairs()
-        run(tmp_path, source, pairs=PairSelection("gopro", limit=2, **options))
+        pairs = PairSelection("gopro", options=SourceOptions(**options), limit=2)
+        run(tmp_path, source, pairs=pairs)
         return sorted(source.read)
 
     assert read_by() == [0, 2]
