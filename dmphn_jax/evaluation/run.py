@@ -204,9 +204,10 @@ class Evaluation:
             _say(f"{label}: {len(done)} of {len(self._indices)} pairs scored before, going on")
         bar = tqdm(total=len(self._indices), initial=len(done), desc=label, unit="pair")
 
-        def on_image(image: ImageScores, output: np.ndarray) -> None:
-            if self._options.save_images:
-                write_image(self._image_path(label, image.name), Image(output))
+        def save(image: ImageScores, output: np.ndarray) -> None:
+            write_image(self._image_path(label, image.name), Image(output))
+
+        def on_scores(image: ImageScores) -> None:
             if self._file:
                 self._file.add_image(key, image._replace(name=self._names[image.index]))
             bar.set_postfix_str(f"{image.scores['psnr']:.2f} dB", refresh=False)
@@ -223,7 +224,8 @@ class Evaluation:
                 indices=todo,
                 batch_size=self._options.batch_size,
                 devices=self._devices,
-                on_image=on_image,
+                on_image=save if self._options.save_images else None,
+                on_scores=on_scores,
                 on_failure=on_failure,
             )
         images = sorted([*done, *result.images], key=lambda image: image.index)

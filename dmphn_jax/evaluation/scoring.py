@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import collections
-import os
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -15,10 +13,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax.data.base import Pair, PairSource
-from dmphn_jax.errors import UserError
+from dmphn_jax.errors import UserError, out_of_memory
 from dmphn_jax.evaluation import metrics
-from dmphn_jax.evaluation.methods import Method
+from dmphn_jax.evaluation.methods import Method, Outputs
 from dmphn_jax.evaluation.scores import EvaluationResult, ImageScores
+from dmphn_jax.runtime import cores
+from dmphn_jax.threads import map_ahead
 
 
 def score_pairs(
@@ -29,6 +29,7 @@ def score_pairs(
     batch_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_image: Callable[[ImageScores, np.ndarray], None] | None = None,
+    on_scores: Callable[[ImageScores], None] | None = None,
     on_failure: Callable[[str], None] | None = None,
 ) -> EvaluationResult:
     """Scores a method on pairs of a source, batch by batch.
@@ -38,12 +39,15 @@ def score_pairs(
 
     Args:
       method: a `Deblurrer` (of a checkpoint, or of a training run's params and config), or
-        whatever has its `batch`.
+        whatever has its `submit`. Its images are scored on the devices that hold them.
       source: the pairs.
       indices: those to score; all by default. Processes of one run may take every n-th each.
       batch_size: images per batch; by default one per device.
-      devices: those that share the metrics of a batch; all local ones by default.
+      devices: as many images make a batch by default, and those on the host are shared among
+        them to be scored; all local ones by default.
       on_image: called with the scores and the deblurred image, uint8 (H, W, 3), of every pair.
+        Without it the images stay on the device.
+      on_scores: called after it, with the scores alone.
       on_failure: called with one line for every pair that cannot be read or scored.
 
     Raises UserError if a batch does not fit into memory or its outputs are not finite.
@@ -63,14 +67,17 @@ def score_pairs(
             continue
         blurry = np.stack([pair.blurry for _, pair in batch])
         sharp = np.stack([pair.sharp for _, pair in batch])
-        outputs = _deblurred(method, _filled(blurry, batch_size), batch[0][1].name)[: len(batch)]
-        scores = _score(outputs, sharp, batch_size, devices)
+        outputs = _deblurred(method, _filled(blurry, batch_size), batch[0][1].name)
+        scores = _score(outputs.images, sharp, devices)
+        pixels = outputs.result() if on_image else None
         for i, (index, pair) in enumerate(batch):
             size = pair.sharp.shape[:2]
             of = {name: float(values[i]) for name, values in scores.items()}
             images.append(ImageScores(index, pair.name, *size, of))
-            if on_image:
-                on_image(images[-1], outputs[i])
+            if on_image and pixels is not None:
+                on_image(images[-1], pixels[i])
+            if on_scores:
+                on_scores(images[-1])
         now = time.perf_counter()
         if blurry.shape[1:] in sizes:
             timed_images += len(batch)
@@ -92,11 +99,11 @@ def measure_runtime(
     `budget_s` together.
     """
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
-    _deblurred(method, image, "timing")
+    _deblurred(method, image, "timing").result()
     times: list[float] = []
     while len(times) < runs and sum(times) < budget_s:
         begun = time.perf_counter()
-        method.batch(image)
+        method.submit(image).result()
         times.append(time.perf_counter() - begun)
     return 1000 * statistics.median(times)
 
@@ -110,22 +117,30 @@ _metrics = jax.jit(metrics.all_metrics)
 
 
 def _score(
-    images: np.ndarray, sharp: np.ndarray, batch_size: int, devices: Sequence[jax.Device]
+    images: np.ndarray | jax.Array, sharp: np.ndarray, devices: Sequence[jax.Device]
 ) -> dict[str, np.ndarray]:
-    """Returns every metric of a batch, sharded over the devices."""
-    count = -(-batch_size // len(devices)) * len(devices)
-    sharding = NamedSharding(Mesh(np.asarray(devices), ("data",)), P("data"))
-    placed = jax.device_put((_filled(images, count), _filled(sharp, count)), sharding)
-    return jax.device_get(_metrics(*placed))
+    """Returns every metric of a batch, computed where its images lie.
+
+    Those on the host are shared among the devices. `sharp` may have fewer images: the rest are
+    copies that fill a batch.
+    """
+    if isinstance(images, np.ndarray):
+        count = -(-len(images) // len(devices)) * len(devices)
+        mesh = Mesh(np.asarray(devices), ("data",))
+        images = jax.device_put(_filled(images, count), NamedSharding(mesh, P("data")))
+    placed = jax.device_put(_filled(sharp, len(images)), images.sharding)
+    return jax.device_get(_metrics(images, placed))
 
 
-def _deblurred(method: Method, images: np.ndarray, name: str) -> np.ndarray:
+def _deblurred(method: Method, images: np.ndarray, name: str) -> Outputs:
     try:
-        return method.batch(images)
+        outputs = method.submit(images)
+        outputs.check()
+        return outputs
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
         B, H, W, _ = images.shape
         raise UserError(
@@ -155,31 +170,23 @@ def _batches(
 
     Sizes may alternate: pairs wait for others of their size, but no more than a few batches do.
     """
-    threads = min(16, os.cpu_count() or 1)
+    threads = min(16, cores())
     waiting: dict[tuple[int, ...], list[tuple[int, Pair]]] = {}
-    queue: collections.deque[tuple[int, Future]] = collections.deque()
-    todo = iter(indices)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            while True:
-                while len(queue) < batch_size + threads:
-                    index = next(todo, None)
-                    if index is None:
-                        break
-                    queue.append((index, pool.submit(_read, source, index)))
-                if not queue:
-                    break
-                index, future = queue.popleft()
-                pair = future.result()
-                if isinstance(pair, str):
-                    yield pair
-                    continue
-                group = waiting.setdefault(pair.blurry.shape, [])
-                group.append((index, pair))
-                if len(group) == batch_size:
-                    yield waiting.pop(pair.blurry.shape)
-                elif sum(map(len, waiting.values())) > 3 * batch_size:
-                    yield waiting.pop(next(iter(waiting)))  # the size that waits longest
-            yield from waiting.values()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pairs = map_ahead(
+        lambda index: (index, _read(source, index)),
+        indices,
+        threads=threads,
+        ahead=batch_size + threads,
+    )
+    with contextlib.closing(pairs):
+        for index, pair in pairs:
+            if isinstance(pair, str):
+                yield pair
+                continue
+            group = waiting.setdefault(pair.blurry.shape, [])
+            group.append((index, pair))
+            if len(group) == batch_size:
+                yield waiting.pop(pair.blurry.shape)
+            elif sum(map(len, waiting.values())) > 3 * batch_size:
+                yield waiting.pop(next(iter(waiting)))  # the size that waits longest
+        yield from waiting.values()

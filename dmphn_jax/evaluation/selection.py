@@ -25,7 +25,7 @@ class PairSelection:
 
     source: str
     split: str = "test"
-    options: SourceOptions = SourceOptions()
+    options: SourceOptions = SourceOptions()  # noqa: RUF009 (frozen)
     su_frames: bool = False
     limit: int | None = None
 

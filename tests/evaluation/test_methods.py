@@ -19,11 +19,11 @@ def test_ensemble_is_the_mean_over_the_eight_poses(params):
         output = np.fliplr(output) if mirror else output
         total += np.rot90(output, -turns)
     want = total / 8 * 255
-    got = SelfEnsemble(deblurrer).batch(image[None])[0]
+    got = SelfEnsemble(deblurrer).submit(image[None]).result()[0]
     assert got.dtype == np.uint8
     assert np.abs(got - want).max() < 0.51
 
 
 def test_ensemble_leaves_what_does_nothing():
     images = np.stack([pair.blurry for pair in (Pairs()[0], Pairs()[1])])
-    np.testing.assert_array_equal(SelfEnsemble(Blurry()).batch(images), images)
+    np.testing.assert_array_equal(SelfEnsemble(Blurry()).submit(images).result(), images)
