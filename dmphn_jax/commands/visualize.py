@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import PRECISIONS
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     add("--sharp", metavar="IMAGE", help="its sharp image, for PSNR and SSIM")
     add("--output", required=True, metavar="FILE", help="image file to write, such as a .png")
     add("--figure", choices=("both", "stages", "levels"), default="both", help="rows to draw")
-    add("--stages", type=int, metavar="K", help="the first K stages of a stack only")
+    add("--stages", type=arguments.count, metavar="K", help="the first K stages of a stack only")
     add("--precision", default="float32", choices=PRECISIONS, help="of the network")
     add("--crop", metavar="X,Y,W,H", help="draw this part of the images only, in pixels")
     add("--panel-width", type=int, default=480, metavar="PX", help="widest panel (480)")
