@@ -11,7 +11,7 @@ import jax
 from dmphn_jax import distributed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.files import write_atomically
-from dmphn_jax.models import build, parameter_shapes
+from dmphn_jax.models import build, convolutions_for, parameter_shapes
 from dmphn_jax.training import resume, settings, summary
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.initialize import initial_params
@@ -92,7 +92,12 @@ def _train(
         test_source = pairs_of(config).open()
     num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
     tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
-    module = build(model, config.compute_dtype, remat=config.remat)
+    module = build(
+        model,
+        config.compute_dtype,
+        remat=config.remat,
+        convolutions=convolutions_for(mesh.devices.flat[0].platform),
+    )
     step_fn = make_train_step(
         module,
         tx,
