@@ -6,6 +6,7 @@ python -m dmphn_jax.main --config configs/stack4.py [--workdir D] [--config.FIEL
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,18 +15,21 @@ from typing import Any, NoReturn
 from dmphn_jax.errors import UserError, nearest, run_command
 from dmphn_jax.training import settings
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # by Ctrl-C: 128 + SIGINT, what shells say of it
+STOPPED = os.EX_TEMPFAIL  # 75: asked to stop by SIGTERM, SIGHUP or a preemption notice
 
 
 def main(argv: list[str]) -> int:
     """Parses flags, starts distributed JAX, trains or evaluates; returns the exit status.
 
-    0 at the end of a run and when SIGTERM ended it (it has saved), 130 after Ctrl-C (likewise).
+    0 at the end of a run. 75 (EX_TEMPFAIL, "try again") if SIGTERM, SIGHUP or a preemption notice
+    ended it early: it has saved, the same command goes on, and launchers start it again. 130 after
+    Ctrl-C, which has saved likewise but means a person: launchers leave it.
     """
     args, overrides = _parse(argv)
     config = settings.read(args.config, overrides)
     settings.check(config)
-    workdir = args.workdir or settings.workdir_of(args.config)
+    workdir = settings.local_folder(args.workdir or settings.workdir_of(args.config))
 
     from dmphn_jax import distributed, runtime
 
@@ -39,7 +43,9 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.training.loop import train
 
     result = train(config, workdir, profile=args.profile)
-    return INTERRUPTED if result.stopped == "SIGINT" else 0
+    if result.stopped is None:
+        return 0
+    return INTERRUPTED if result.stopped == "SIGINT" else STOPPED
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -102,7 +108,7 @@ def _steps(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _evaluate(config: Any, workdir: str) -> int:
+def _evaluate(config: Any, workdir: Path) -> int:
     """Evaluates the run's best checkpoint, or its newest where none was judged."""
     import jax
 
@@ -113,9 +119,9 @@ def _evaluate(config: Any, workdir: str) -> int:
         return 0
     data = config.data
     source = config.eval.source or data.source
-    argv = [str(chosen_checkpoint(Path(workdir) / "checkpoints"))]
+    argv = [str(chosen_checkpoint(workdir / "checkpoints"))]
     argv += ["--data", data.data_dir if source == "folder" else source]
-    argv += ["--report", str(Path(workdir) / "evaluation")]
+    argv += ["--report", str(workdir / "evaluation")]
     if source in ("gopro", "video_deblurring"):
         argv += ["--data-dir", data.data_dir]
     if source == "gopro":

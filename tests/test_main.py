@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+
+import jax
 import pytest
 
 from dmphn_jax import distributed, main
 from dmphn_jax.errors import UserError
 from dmphn_jax.training import settings
-from tests.support.commands import help_without
 
 STACK4 = "--config=configs/stack4.py"
 
@@ -69,29 +73,57 @@ def test_the_default_workdir_is_named_after_the_config(path, folder):
 
 
 def test_help_comes_without_jax():
-    assert "--config" in help_without("main", "jax")
+    code = (
+        "import sys; from dmphn_jax import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--config" in done.stdout
+
+
+LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "line"),
     [
-        ({}, False),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, False),  # in a batch script, not under srun
-        (
-            {"SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_STEP_NUM_TASKS": "4"},
-            True,
-        ),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({}, ""),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, ""),  # in a batch script, not under srun
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS=4 tells of several processes"),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, ""),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "8"}, "WORLD_SIZE=8 .* --coordinator HOST:PORT"),
+        ({"JOB_COMPLETION_INDEX": "0"}, "pod 0 of an indexed Kubernetes job"),
     ],
 )
-def test_platforms_that_tell_their_processes(variables, told, monkeypatch):
-    for name in ("SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+def test_lone_processes_of_a_job_that_jax_does_not_detect_are_refused(variables, line, monkeypatch):
+    for name in (*LAUNCHERS, "JOB_COMPLETION_INDEX", "SLURM_STEP_NODELIST"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert distributed.platform_tells() is told
+
+    with pytest.raises(UserError, match=line) if line else contextlib.nullcontext():
+        distributed.start()
+    assert not jax.distributed.is_initialized()
+
+
+def test_jax_tells_where_it_detects_no_cluster():
+    """In a fresh process: nothing has been computed, and `initialize` says what `start` expects."""
+    code = (
+        "from dmphn_jax import distributed as d; d.start(); import jax; print(jax.process_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+def test_a_platform_that_jax_detects_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: asked.append(args))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    distributed.start()
+    assert asked == [()]
 
 
 def test_changed_fields_are_named_and_harmless_ones_are_not():

@@ -27,7 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.models import ModelConfig, parameter_name
-from dmphn_jax.training.step import TrainState
+from dmphn_jax.training.state import TrainState
 
 FORMAT = 1
 _RUN_FILE = Path("run") / "metadata"

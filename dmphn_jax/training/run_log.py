@@ -1,7 +1,12 @@
-"""What a person sees of a run: lines on the terminal, `metrics.csv`, TensorBoard files."""
+"""What a person sees of a run: lines on the terminal, `metrics.csv`, TensorBoard files.
+
+clu has both, as `metric_writers` and `periodic_actions`; their modules import TensorFlow, which
+this project does without (1.3 GB, 10 s at every start). tensorboardX writes the same event files.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -14,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dmphn_jax.errors import UserError
+from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.files import write_atomically
 
 # Columns of metrics.csv after `step`; each stage's PSNR follows for a stack.
 COLUMNS = (
@@ -60,17 +66,17 @@ class RunLog:
             return
         from tensorboardX import SummaryWriter
 
-        folder = Path(workdir)
+        self._folder = folder = Path(workdir)
         per_stage = [f"psnr_stage_{s}" for s in range(1, stages + 1)] if stages > 1 else []
         self._columns = ["step", *COLUMNS, *per_stage]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._csv = _reopen_csv(folder / "metrics.csv", self._columns, resumed)
+            self._events = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=resumed + 1 if resumed else None
+            )
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-        self._events = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=resumed + 1 if resumed else None
-        )
+            raise _unwritable(folder, error) from None
 
     def say(self, text: str) -> None:
         """Prints a line (several for several) to stdout, above the progress line."""
@@ -97,8 +103,11 @@ class RunLog:
         row = {"step": step, **{name: f"{value:.8g}" for name, value in values.items()}}
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
-        self._csv.write(text.getvalue())
-        self._csv.flush()
+        try:
+            self._csv.write(text.getvalue())
+            self._csv.flush()
+        except OSError as error:
+            raise _unwritable(self._folder / "metrics.csv", error) from None
         for name, value in values.items():
             group = "eval/" + name[5:] if name.startswith("eval_") else f"train/{name}"
             self._events.add_scalar(_GROUPS.get(name, group), value, step)
@@ -111,12 +120,23 @@ class RunLog:
             strip = np.concatenate(strip, axis=1)
             self._events.add_image(f"blurry_output_sharp/{name}", strip, step, dataformats="HWC")
 
+    def file(self, name: str, text: str) -> None:
+        """Writes a text file of the work folder."""
+        if self.on:
+            try:
+                write_atomically(self._folder / name, text.encode())
+            except OSError as error:
+                raise _unwritable(self._folder / name, error) from None
+
     def close(self) -> None:
         """Ends the progress line and closes the files."""
         if self.on:
             self._clear()
-            self._csv.close()
-            self._events.close()
+            # What cannot be written any more has been said by the write before.
+            with contextlib.suppress(OSError):
+                self._csv.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
 
     def _clear(self) -> None:
         if self._shown:
@@ -182,6 +202,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes % 60:02d} min"
     return f"{minutes} min" if minutes >= 5 else f"{seconds} s"
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written: {error.strerror or one_line(error)}")
 
 
 def _reopen_csv(path: Path, columns: Sequence[str], resumed: int) -> Any:

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.training.optimizer import DEFAULTS, make_optimizer, make_schedule
+from dmphn_jax.training.optimizer import OptimizerOptions, make_optimizer, make_schedule
 
 
 def step_lr(step, steps_per_epoch, base=1e-4, step_size=1000, gamma=0.1):
@@ -116,7 +116,10 @@ def test_clipping_is_by_the_global_norm():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"learning_rat": 1}, "no field optimizer.learning_rat .did you mean 'learning_rate'"),
+        (
+            {"learning_rat": 1},
+            "no field config.optimizer.learning_rat .did you mean 'learning_rate'",
+        ),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"name": "sgd"}, "one of adam, adamw"),
         ({"schedule": "cosine"}, "num_steps"),
@@ -134,5 +137,5 @@ def test_mistakes_are_one_line(config, message):
 def test_defaults_are_the_papers():
     tx, schedule = make_optimizer({}, steps_per_epoch=350)
     assert float(schedule(0)) == pytest.approx(1e-4)
-    assert DEFAULTS["accumulate_steps"] == 1
+    assert OptimizerOptions().accumulate_steps == 1
     assert tx.init({"a": jnp.zeros(2)})

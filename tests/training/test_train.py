@@ -25,7 +25,8 @@ from dmphn_jax.training.loop import train
 from dmphn_jax.training.metrics_reader import DivergedError
 from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.run_log import Meter, RunLog, duration
-from dmphn_jax.training.step import data_mesh, ema_rate, init_state, make_train_step
+from dmphn_jax.training.state import init_state
+from dmphn_jax.training.step import StepOptions, data_mesh, ema_rate, make_train_step
 from tests.support.training import ArrayFeed, Pairs, batch_of, differing, tiny_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -52,11 +53,13 @@ def step_of(config, **options):
         TwoStages(),
         tx,
         schedule,
-        feed,
+        feed.crops,
         mesh,
-        accumulate_steps=config.optimizer.accumulate_steps,
-        ema_decay=config.ema_decay,
-        **options,
+        StepOptions(
+            accumulate_steps=config.optimizer.accumulate_steps,
+            ema_decay=config.ema_decay,
+            **options,
+        ),
     )
     return step, init_state(TwoStages.params, tx, mesh, ema=config.ema_decay > 0), feed
 
@@ -195,7 +198,7 @@ def test_nan_in_the_last_step_before_a_save_is_not_saved(tmp_path):
         run(tiny_config(), tmp_path, poison=3)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_being_asked_to_stop_saves_and_ends(tmp_path, name, capsys):
     number = signal.Signals[name]
 
