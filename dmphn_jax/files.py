@@ -1,17 +1,25 @@
-"""Writing files whole, and showing their names."""
+"""Writing files and folders whole, and showing their names."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import glob
 import os
 import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmphn_jax.errors import one_line
+
+_SCRATCH = ".replacing"
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes `data` to `path` under a temporary name beside it, then renames.
-
-    A reader sees the old file or the new one, never a part. Missing folders are made. Whatever
-    stops the writing removes the temporary file; raises OSError as the system does.
+    """Writes `data` to `path` as `new_file` does.
 
     A device or a pipe (`/dev/stdout`) is written to as it stands: a rename would take its place.
     """
@@ -19,19 +27,99 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with open(path, "ab") as file:
             file.write(data)
         return
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary name beside `path`, which is renamed to `path` if the body succeeds.
+
+    A reader sees the old file or the new one, never a part. Missing folders are made. The
+    temporary name ends like `path`'s, for libraries that go by it. Whatever stops the body
+    removes the temporary file; raises OSError as the system does.
+    """
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are private to the user, these get the permissions of any new file.
     # The name is short and hidden: long names still fit, and a folder's walk passes it over.
-    temporary = os.path.join(folder, f".dmphn-{secrets.token_hex(8)}.tmp")
+    suffix = path.suffix if len(path.suffix) <= 8 else ""
+    temporary = path.with_name(f".dmphn-{secrets.token_hex(8)}.tmp{suffix}")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields an empty folder that becomes `path` if the body succeeds, in place of one there.
+
+    What stands at `path` stays until the new folder is whole. A folder cannot be renamed onto
+    another, so the old one steps aside in between: a failure puts it back at once, and what a
+    kill at that moment leaves, `settle` puts back. Missing folders are made; raises OSError as
+    the system does.
+    """
+    path = Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settle(path)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_SCRATCH, dir=path.parent))
+    try:
+        with open(scratch / "lock", "w") as lock:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            new = scratch / "new"
+            new.mkdir()
+            yield new
+            if os.path.lexists(path):
+                path.rename(scratch / "old")
+            new.rename(path)
+    finally:
+        _clear(scratch, path)
+
+
+def settle(path: str | os.PathLike[str]) -> None:
+    """Undoes what a killed `new_folder(path)` left: puts the old folder back, removes the rest.
+
+    For whoever is about to read a folder and finds none. A replacement still at work is let be:
+    its lock tells.
+    """
+    path = Path(os.path.abspath(path))
+    # tempfile's names have eight characters; "*" would find those of `<path>.other` too.
+    for scratch in path.parent.glob(f".{glob.escape(path.name)}.????????{_SCRATCH}"):
+        with contextlib.suppress(OSError), open(scratch / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _clear(scratch, path)
+
+
+def _clear(scratch: Path, path: Path) -> None:
+    """Removes the scratch folder of a replacement; the old folder in it goes back if none stands.
+
+    Raises OSError, and removes nothing, if it cannot go back.
+    """
+    old = scratch / "old"
+    if old.exists():
+        # "removed": a removal that is killed half way must not leave a part that looks whole.
+        old.rename(scratch / "removed" if os.path.lexists(path) else path)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def why(error: Exception) -> str:
+    """Returns in a few words why a file could not be read or written.
+
+    Libraries report a full disk in exceptions and long texts of their own: what the system said
+    is found in them.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = one_line(error)
+    for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _is_device(path: str | os.PathLike[str]) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmphn_jax.checkpoints.torch.conversion import tensors_of
 from dmphn_jax.checkpoints.torch.names import LAYERS, tensor_shapes
+from dmphn_jax.checkpoints.torch.writing import tensors_of
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, zoo
 from dmphn_jax.models.patches import Grid

@@ -1,9 +1,9 @@
-"""Checkpoints: the only module that knows orbax.
+"""A model on disk: parameters, configuration and digests.
 
-A checkpoint is a folder with two items: `params/`, the parameters, and `model/`, one JSON file
-with the format's version, the model's configuration, a digest of the parameters, and remarks.
-A step folder of a training run holds the same two items beside its training state, so it loads
-as a model just as well.
+A checkpoint is a folder with two items (see `items`): `params/`, the parameters, and `model/`, a
+JSON record with the format's version, the model's configuration, a digest of the parameters,
+remarks, and a digest of the record itself. A step folder of a training run holds the same two
+items beside its training state, so it loads as a model just as well.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from dmphn_jax import files
+from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.models import ModelConfig, parameter_name, parameter_shapes
 
 FORMAT = 1
-_MODEL_FILE = Path("model") / "metadata"  # where orbax's JSON handler puts the item `model`
+_RECORD = "model/metadata"  # as messages call it
 
 Params = dict[str, Any]
 
@@ -51,12 +50,21 @@ def digest(tree: Any) -> str:
 
 def model_item(params: Params, config: ModelConfig, info: dict[str, Any] | None) -> dict[str, Any]:
     """Returns the JSON content of a checkpoint's item `model`."""
-    return {
+    item = {
         "format": FORMAT,
         "model": config.to_dict(),
         "digest": digest(params),
         "info": dict(info or {}),
     }
+    return item | {"record_digest": _record_digest(item)}
+
+
+def _record_digest(item: dict[str, Any]) -> str:
+    """Returns the SHA-256 of a record without its own digest, however its JSON is written."""
+    rest = {key: value for key, value in item.items() if key != "record_digest"}
+    # There and back: a tuple or a numbered key is not what JSON keeps.
+    text = json.dumps(json.loads(json.dumps(rest)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save(
@@ -80,7 +88,8 @@ def save(
     parameters are not the model's, or if the folder cannot be written.
     """
     path = Path(path).absolute()
-    if path.exists() and not (overwrite and (path / _MODEL_FILE).is_file()):
+    files.settle(path)
+    if path.exists() and not (overwrite and items.record_file(path, "model").is_file()):
         way_out = (
             "it holds something other than a checkpoint; name another folder"
             if overwrite
@@ -89,51 +98,42 @@ def save(
         raise UserError(f"{path}: exists; {way_out}")
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(params))
     _check_tree(params, config, str(path))
-    temporary = None
+    record = model_item(params, config, info)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **alone()) as checkpointer:
-            checkpointer.save(
-                temporary / "new",
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params),
-                    model=ocp.args.JsonSave(model_item(params, config, info)),
-                ),
-            )
-        if path.exists():
-            path.rename(temporary / "old")
-        (temporary / "new").rename(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or one_line(error)}") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with files.new_folder(path) as new:
+            items.write(new, {"params": params}, {"model": record})
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
+        raise UserError(f"{path}: cannot be written: {files.why(error)}") from None
 
 
 def read_model_item(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the checked JSON item `model` of a checkpoint; raises UserError in one line."""
     path = Path(path)
     if not path.exists():
+        files.settle(path)
+    if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        item = json.loads((path / _MODEL_FILE).read_text())
+        item = items.read_record(path, "model")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path}: not a checkpoint (a folder with model/ and params/, as `dmphn convert` and "
             "training write)"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged: {_MODEL_FILE}: {one_line(error)}") from None
+        raise UserError(f"{path}: damaged: {_RECORD}: {one_line(error)}") from None
     if not isinstance(item, dict) or not isinstance(item.get("format"), int):
-        raise UserError(f"{path}: damaged: {_MODEL_FILE} does not describe a model")
+        raise UserError(f"{path}: damaged: {_RECORD} does not describe a model")
     if item["format"] > FORMAT:
         raise UserError(
             f"{path}: has format {item['format']}, newer than this version reads ({FORMAT}); "
             "upgrade dmphn_jax"
         )
     if not isinstance(item.get("model"), dict) or not isinstance(item.get("digest"), str):
-        raise UserError(f"{path}: damaged: {_MODEL_FILE} does not describe a model")
+        raise UserError(f"{path}: damaged: {_RECORD} does not describe a model")
+    # The first checkpoints have no digest of the record.
+    if "record_digest" in item and item["record_digest"] != _record_digest(item):
+        raise UserError(f"{path}: damaged: {_RECORD} does not match its own digest")
     return item
 
 
@@ -151,29 +151,14 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise UserError(f"{path}: its model is unknown here: {one_line(error)}") from None
     if not (path / "params").is_dir():
         raise UserError(f"{path}: damaged: params/ is missing")
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler(), **alone()) as checkpointer:
-            params = checkpointer.restore(
-                path / "params", args=ocp.args.StandardRestore(fallback_sharding=sharding)
-            )
+        params = items.read_arrays(path, "params")
     except Exception as error:  # orbax and tensorstore raise many types for damaged files
-        reason = one_line(error)
-        reason = reason if len(reason) < 160 else reason[:157] + "..."
-        raise UserError(f"{path}: damaged: params/ cannot be read: {reason}") from None
+        raise UserError(f"{path}: damaged: params/ cannot be read: {files.why(error)}") from None
     _check_tree(params, config, str(path))
     if digest(params) != item["digest"]:
         raise UserError(f"{path}: damaged: the parameters do not match their digest")
     return Checkpoint(params, config, item.get("info") or {}, item["digest"])
-
-
-def alone() -> dict[str, ocp.options.MultiprocessingOptions]:
-    """Options of a checkpointer that this process uses alone: it waits for no other process."""
-    index = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
-    )
-    return {"multiprocessing_options": options}
 
 
 def _check_tree(params: Any, config: ModelConfig, where: str) -> None:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from dmphn_jax.checkpoints.torch import names
-from dmphn_jax.checkpoints.torch.conversion import check_free, params_from_torch, write_torch
+from dmphn_jax.checkpoints.torch.reading import params_from_torch
+from dmphn_jax.checkpoints.torch.writing import check_free, write_torch
 from dmphn_jax.models import ModelConfig, parameter_count, zoo
 
 

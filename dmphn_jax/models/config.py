@@ -10,6 +10,11 @@ FAMILIES = ("dmphn", "vmphn", "dmsn")
 PATCHES = (1, 2, 4, 8, 16)
 # Compute dtypes of inference; training has fewer: float16 gradients vanish.
 PRECISIONS = ("float32", "bfloat16", "float16")
+# Far beyond any sensible model. Files name models too: what they claim must not fill the memory.
+MOST_LEVELS = 8
+MOST_STAGES = 64
+MOST_APPLICATIONS = 256  # encoder-decoder pairs applied to one image
+MOST_WIDTH = 1024  # 1.9 billion parameters per encoder-decoder pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +23,11 @@ class ModelConfig:
 
     Attributes:
       family: the unit: "dmphn", "vmphn" or "dmsn".
-      hierarchy: patches per level, level 1 first, such as "1-2-4"; for DMSN the number of
-        scales, such as "3".
-      stages: units stacked.
+      hierarchy: patches per level, level 1 first, such as "1-2-4", at most 8 levels; for DMSN the
+        number of scales, such as "3".
+      stages: units stacked, at most 64 and 256 encoder-decoder pairs in all.
       weight_sharing: one encoder-decoder pair for all levels of a unit (DMPHN only).
-      width: channels at full resolution; the paper's models have 32.
+      width: channels at full resolution, at most 1024; the paper's models have 32.
       global_skip: a unit's output is its input plus the network's (not in the paper).
 
     Raises ValueError for values no model has.
@@ -37,22 +42,40 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"family {self.family!r}: one of {', '.join(FAMILIES)}")
-        if self.family == "dmsn":
-            if not re.fullmatch(r"[1-6]", self.hierarchy):
-                raise ValueError(f"hierarchy {self.hierarchy!r}: DMSN has 1 to 6 scales")
-        else:
-            known = {str(n) for n in PATCHES}
-            if any(part not in known for part in self.hierarchy.split("-")):
-                raise ValueError(
-                    f"hierarchy {self.hierarchy!r}: levels of 1, 2, 4, 8 or 16 patches, as 1-2-4"
-                )
+            raise ValueError(f"family {_short(self.family)}: one of {', '.join(FAMILIES)}")
+        for field in ("weight_sharing", "global_skip"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} {_short(getattr(self, field))}: true or false")
         if self.weight_sharing and self.family != "dmphn":
             raise ValueError("weight_sharing: of DMPHN only")
-        for field in ("stages", "width"):
+        for field, most in (("stages", MOST_STAGES), ("width", MOST_WIDTH)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} {value!r}: a positive integer")
+                raise ValueError(f"{field} {_short(value)}: a positive integer")
+            if value > most:
+                raise ValueError(f"{field} {_short(value)}: at most {most}")
+        self._check_hierarchy()
+        if self.applications > MOST_APPLICATIONS:
+            raise ValueError(
+                f"{self.stages} stages of {self.applications // self.stages} encoder-decoder "
+                f"pairs: at most {MOST_APPLICATIONS} pairs in all"
+            )
+
+    def _check_hierarchy(self) -> None:
+        hierarchy = self.hierarchy
+        if not isinstance(hierarchy, str):
+            raise ValueError(f"hierarchy {_short(hierarchy)}: a text such as 1-2-4")
+        if self.family == "dmsn":
+            if not re.fullmatch(r"[1-6]", hierarchy):
+                raise ValueError(f"hierarchy {_short(hierarchy)}: DMSN has 1 to 6 scales")
+            return
+        if hierarchy.count("-") >= MOST_LEVELS:
+            raise ValueError(f"hierarchy {_short(hierarchy)}: at most {MOST_LEVELS} levels")
+        known = {str(n) for n in PATCHES}
+        if any(part not in known for part in hierarchy.split("-")):
+            raise ValueError(
+                f"hierarchy {_short(hierarchy)}: levels of 1, 2, 4, 8 or 16 patches, as 1-2-4"
+            )
 
     @property
     def patches(self) -> tuple[int, ...]:
@@ -79,15 +102,13 @@ class ModelConfig:
     @property
     def pairs(self) -> int:
         """Encoder-decoder pairs of the whole model: the paper's sizes count them."""
-        if self.weight_sharing:
-            return self.stages
-        visits = 2 if self.family == "vmphn" else 1
-        return self.stages * visits * len(self.patches)
+        return self.stages if self.weight_sharing else self.applications
 
     @property
     def applications(self) -> int:
         """Encoder-decoder pairs applied to one image, weight sharing or not."""
-        return dataclasses.replace(self, weight_sharing=False).pairs
+        visits = 2 if self.family == "vmphn" else 1
+        return self.stages * visits * len(self.patches)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values."""
@@ -99,8 +120,14 @@ class ModelConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise ValueError(f"unknown model field {unknown[0]!r}")
+            raise ValueError(f"unknown model field {_short(unknown[0])}")
         return cls(**fields)
+
+
+def _short(value: Any) -> str:
+    """Returns a value as a message shows it, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def parameter_count(config: ModelConfig) -> int:

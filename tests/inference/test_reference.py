@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmphn_jax.checkpoints.torch.conversion import params_from_torch
+from dmphn_jax.checkpoints.torch.reading import params_from_torch
 from dmphn_jax.cli import main
 from dmphn_jax.evaluation.metrics import psnr
 from dmphn_jax.inference.deblurrer import Deblurrer

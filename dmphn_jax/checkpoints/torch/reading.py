@@ -1,22 +1,22 @@
-"""The authors' PyTorch weights as parameters of a model, and back."""
+"""The authors' PyTorch weights as parameters of a model."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmphn_jax import files
+from dmphn_jax.checkpoints.torch import authors
 from dmphn_jax.checkpoints.torch import names as torch_names
 from dmphn_jax.checkpoints.torch.names import MODEL_FILE, Part
-from dmphn_jax.checkpoints.torch.pickle import read_state_dict, write_state_dict
+from dmphn_jax.checkpoints.torch.pickle import read_state_dict
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.models import ModelConfig, zoo
 
@@ -35,15 +35,16 @@ def params_from_torch(
     """Reads a folder of the authors' `.pkl` files as (parameters, model).
 
     The model is told by `model`, else by the folder's `dmphn_model.json` (which `write_torch`
-    leaves), else by the file names (see `torch_names`); its width by the shapes. Values are taken
-    bit by bit; float16 and float64 become float32. "module." before every name of a file, as
-    `torch.nn.DataParallel` leaves it, is dropped.
+    leaves), else by the files' digests where they are the authors' own (see `authors`), else by
+    the file names (see `names`); its width by the shapes. Values are taken bit by bit; float16
+    and float64 become float32. "module." before every name of a file, as `torch.nn.DataParallel`
+    leaves it, is dropped.
 
     Args:
       folder: holds a file per encoder and decoder.
       model: a name of the zoo, such as "dmphn_1_1_1".
       note: called with one line for each thing its user may want to know: files left aside,
-        values that were rounded or are not finite.
+        values that were rounded or are not finite, stages that look untrained.
 
     Returns:
       Nested dict of float32 arrays, `stage_1/level_3/encoder/...`, and the model.
@@ -53,32 +54,31 @@ def params_from_torch(
         model that is not there.
     """
     folder = Path(folder)
-    names = _list(folder)
-    try:
-        config = _told_model(folder, model)
-        if config is None:
-            config, files = torch_names.infer(names)
-        else:
-            files = torch_names.files_of(config, names)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}{_hint(folder)}") from None
-    if left := torch_names.leftovers(config, files, names):
-        note(f"{folder}: {left}")
-
+    if not folder.exists():
+        files.settle(folder)
+    names = list_folder(folder)
+    config, chosen = _choose(folder, names, model, note)
     params: dict[str, Any] = {}
+    untrained: dict[int, list[str]] = {}
     width, width_from = None, ""
-    for name, part in files.items():
+    for name, part in chosen.items():
         tensors = _read(folder / name)
         if width is None:
             width, width_from = _width(folder / name, part, tensors), name
         _check(folder / name, part, tensors, width, width_from)
-        _note_values(name, tensors, note)
+        _check_values(folder / name, tensors, note)
+        tree = _tree(tensors, part.half)
         unit = params.setdefault(f"stage_{part.stage}", {})
-        unit.setdefault(part.node, {})[part.half] = _tree(tensors, part.half)
-    return params, dataclasses.replace(config, width=width)
+        unit.setdefault(part.node, {})[part.half] = tree
+        if _looks_untrained(tree, part.half):
+            untrained.setdefault(part.stage, []).append(name)
+    config = dataclasses.replace(config, width=width)
+    _note_untrained(folder, config, untrained, note)
+    return params, config
 
 
-def _list(folder: Path) -> list[str]:
+def list_folder(folder: Path) -> list[str]:
+    """Returns the sorted names in a folder; raises UserError if it is none or cannot be read."""
     try:
         return sorted(entry.name for entry in folder.iterdir())
     except NotADirectoryError:
@@ -87,9 +87,37 @@ def _list(folder: Path) -> list[str]:
         raise UserError(f"{folder}: {(error.strerror or one_line(error)).lower()}") from None
 
 
+def _choose(
+    folder: Path, names: list[str], model: str | None, note: Callable[[str], None]
+) -> tuple[ModelConfig, dict[str, Part]]:
+    """Returns the model in a folder (its width is not known yet) and file name -> part."""
+    known = None
+    try:
+        config = _told_model(folder, model)
+        if config is None and (known := authors.recognise(folder, names)):
+            config = zoo.get(known.model)
+        if config is None:
+            config, chosen = torch_names.infer(names)
+        else:
+            chosen = torch_names.files_of(config, names)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}{_hint(folder)}") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {files.why(error)}") from None
+    beside = {file.name for file in known.untrained} if known else set()
+    if stray := sorted(beside.intersection(names)):
+        note(
+            f"{folder}: the authors' {known.path}, which is {known.model}: {stray[0]} and "
+            f"{len(stray) - 1} more beside it were never trained and are left out"
+        )
+    if left := torch_names.leftovers(config, chosen, set(names) - beside):
+        note(f"{folder}: {left}")
+    return config, chosen
+
+
 def _hint(folder: Path) -> str:
     """Points to a folder within that has weights, where there are none in `folder` itself."""
-    if any(torch_names.is_weight_file(name) for name in _list(folder)):
+    if any(torch_names.is_weight_file(name) for name in list_folder(folder)):
         return ""
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         try:
@@ -106,6 +134,8 @@ def _told_model(folder: Path, model: str | None) -> ModelConfig | None:
         return zoo.get(model)
     path = folder / MODEL_FILE
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a plain file")  # opening a pipe would wait for ever
         return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
@@ -161,11 +191,59 @@ def _check(
             raise UserError(f"{path}: {name[:60]!r} is none of {article}'s tensors")
 
 
-def _note_values(name: str, tensors: dict[str, np.ndarray], note: Callable[[str], None]) -> None:
+def _check_values(path: Path, tensors: dict[str, np.ndarray], note: Callable[[str], None]) -> None:
+    """Notes what is rounded or not finite; raises UserError for what float32 cannot hold."""
+    largest = np.finfo(np.float32).max
+    for name, value in tensors.items():
+        if value.dtype == np.float64:
+            beyond = np.abs(value[np.isfinite(value)]).max(initial=0)
+            if beyond > largest:
+                raise UserError(
+                    f"{path}: {name} holds {beyond:.2g}, beyond float32's {largest:.2g}"
+                )
     if any(value.dtype == np.float64 for value in tensors.values()):
-        note(f"{name}: float64 values are rounded to float32")
+        note(f"{path.name}: float64 values are rounded to float32")
     if not all(np.isfinite(value).all() for value in tensors.values()):
-        note(f"{name}: holds NaN or infinite values")
+        note(f"{path.name}: holds NaN or infinite values")
+
+
+def _looks_untrained(tree: dict[str, Any], half: str) -> bool:
+    """Whether an encoder or decoder is still as `models.init_params` draws it.
+
+    Every kernel (kh, kw, in, out) has the deviation sqrt(0.5 / (kh*kw*out)), every bias is 0, or
+    they are as close to it as a few steps of training leave them.
+    """
+    for path in torch_names.LAYERS[half]:
+        layer = tree
+        for step in path:
+            layer = layer[step]
+        kernel, bias = layer["kernel"], layer["bias"]
+        kh, kw, _, out = kernel.shape
+        with np.errstate(invalid="ignore", over="ignore"):
+            ratio = np.sqrt(np.mean(kernel**2) * kh * kw * out / 0.5)
+        # Five standard errors of a deviation estimated from so few values, 5 % at least.
+        margin = max(0.05, 5 / np.sqrt(2 * kernel.size))
+        if not (abs(ratio - 1) < margin and np.abs(bias).max() < 1e-3):
+            return False
+    return True
+
+
+def _note_untrained(
+    folder: Path,
+    config: ModelConfig,
+    untrained: dict[int, list[str]],
+    note: Callable[[str], None],
+) -> None:
+    """Notes every stage that looks untrained, or the files of it that do."""
+    for stage, found in untrained.items():
+        who, way_out = f"stage {stage} looks", ""
+        if len(found) < len(torch_names.parts(config)) // config.stages:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            who = f"{found[0]}{more} {'look' if more else 'looks'}"
+        elif stage > 1:
+            before = zoo.name_of(dataclasses.replace(config, stages=stage - 1))
+            way_out = f"; --model {before} leaves it out"
+        note(f"{folder}: {who} untrained (initial kernels, biases of 0){way_out}")
 
 
 def _tree(tensors: dict[str, np.ndarray], half: str) -> dict[str, Any]:
@@ -181,95 +259,7 @@ def _tree(tensors: dict[str, np.ndarray], half: str) -> dict[str, Any]:
         node = tree
         for step in path:
             node = node.setdefault(step, {})
-        with np.errstate(over="ignore"):  # reported as infinite where it matters
-            node["kernel"], node["bias"] = (
-                np.array(value, np.float32, order="C") for value in (kernel, bias)
-            )
-    return tree
-
-
-def tensors_of(tree: dict[str, Any], half: str) -> dict[str, np.ndarray]:
-    """Returns one half's parameters by the authors' names, in torch's order of axes.
-
-    Args:
-      tree: the parameters of an encoder or a decoder.
-      half: "encoder" or "decoder".
-    """
-    tensors = {}
-    for path, layer in torch_names.LAYERS[half].items():
-        node = tree
-        for step in path:
-            node = node[step]
-        kernel = np.asarray(node["kernel"], np.float32)
-        if path[0].startswith("up"):
-            kernel = kernel[::-1, ::-1].transpose(2, 3, 0, 1)
-        else:
-            kernel = kernel.transpose(3, 2, 0, 1)
-        tensors[f"{layer}.weight"] = kernel
-        tensors[f"{layer}.bias"] = np.asarray(node["bias"], np.float32)
-    return tensors
-
-
-def write_torch(
-    params: dict[str, Any],
-    config: ModelConfig,
-    folder: str | os.PathLike[str],
-    overwrite: bool = False,
-) -> list[str]:
-    """Writes a model as files that torch's `load_state_dict` takes, named as the authors do.
-
-    `module.load_state_dict(torch.load(file, weights_only=True))` reads each; the layers carry the
-    authors' names. `dmphn_model.json` beside them tells `params_from_torch` the model, and
-    reading them back gives the same bits. The folder appears whole or not at all.
-
-    Args:
-      params: nested dict of arrays, `stage_1/level_3/encoder/...`.
-      config: the model they belong to.
-      folder: the folder to make; an empty one may stand there.
-      overwrite: replace a folder that holds such files and nothing else.
-
-    Returns:
-      The names of the weight files.
-
-    Raises:
-      UserError: the folder exists, or cannot be written.
-    """
-    folder = Path(folder).absolute()
-    check_free(folder, overwrite)
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        new = temporary / "new"
-        new.mkdir()
-        files = torch_names.file_names(config)
-        for name, part in files.items():
-            tree = params[f"stage_{part.stage}"][part.node][part.half]
-            write_state_dict(new / name, tensors_of(tree, part.half))
-        (new / MODEL_FILE).write_text(json.dumps(config.to_dict(), indent=1) + "\n", "utf-8")
-        if folder.exists():
-            folder.rename(temporary / "old")
-        new.rename(folder)
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise UserError(f"{folder}: cannot be written: {reason}") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return list(files)
-
-
-def check_free(folder: Path, overwrite: bool) -> None:
-    """Raises UserError unless a folder may be made at `folder`, or replaced there."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if not folder.is_dir() or folder.is_symlink():
-        raise UserError(f"{folder}: exists and is no plain folder; name another")
-    names = _list(folder)
-    others = [n for n in names if not torch_names.is_weight_file(n) and n != MODEL_FILE]
-    if names and not overwrite:
-        raise UserError(f"{folder}: exists; name another folder or add --overwrite")
-    if others:
-        raise UserError(
-            f"{folder}: holds more than PyTorch weights ({others[0]}); name another folder"
+        node["kernel"], node["bias"] = (
+            np.array(value, np.float32, order="C") for value in (kernel, bias)
         )
+    return tree

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from dmphn_jax import checkpoints
+from dmphn_jax.checkpoints import items, model
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params
 
@@ -104,9 +107,57 @@ def test_refuses_parameters_of_another_model(params, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def edit(path, **changes):
-    file = path / "model" / "metadata"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+def test_a_save_that_fails_or_is_killed_between_its_renames_leaves_the_old(
+    copy, params, monkeypatch
+):
+    other = jax.tree.map(lambda x: x + 1, params)
+    before = checkpoints.digest(params)
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(items, "write", fails)
+    with pytest.raises(UserError, match=r"cannot be written: No space left on device$"):
+        checkpoints.save(copy, other, CONFIG, overwrite=True)
+    assert checkpoints.load(copy).digest == before
+    assert os.listdir(copy.parent) == ["copy"]
+    # What a kill leaves between the renames: the new folder, complete, and the old one.
+    scratch = copy.parent / ".copy.abcdefgh.replacing"
+    scratch.mkdir()
+    (scratch / "lock").touch()
+    shutil.copytree(copy, scratch / "new")
+    copy.rename(scratch / "old")
+    assert checkpoints.load(copy).digest == before
+    assert os.listdir(copy.parent) == ["copy"]
+
+
+FULL_DISK = """
+import resource, sys
+from dmphn_jax import checkpoints
+from dmphn_jax.errors import UserError, run_command
+from dmphn_jax.models import ModelConfig, init_params
+config = ModelConfig(**eval(sys.argv[2]))
+params = init_params(config)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.exit(run_command(lambda _: checkpoints.save(sys.argv[1], params, config), []))
+"""
+
+
+def test_a_file_size_limit_is_one_line_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "c"), repr(CONFIG.to_dict())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == f"dmphn: error: {tmp_path / 'c'}: cannot be written: File too large\n"
+    assert done.returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def edit(path, *, seal=True, **changes):
+    """Changes fields of a checkpoint's record; a sealed one has a digest that fits."""
+    file = items.record_file(path, "model")
+    item = json.loads(file.read_text()) | changes
+    if seal:
+        item["record_digest"] = model._record_digest(item)
+    file.write_text(json.dumps(item))
 
 
 @pytest.mark.parametrize(
@@ -117,9 +168,16 @@ def edit(path, **changes):
         (lambda p: shutil.rmtree(p / "params"), "params/ is missing"),
         (lambda p: (p / "model" / "metadata").write_text('{"format": 1, "mod'), "damaged"),
         (lambda p: (p / "model" / "metadata").write_text("[]"), "damaged"),
+        (lambda p: (p / "model" / "metadata").write_text("[" * 100_000), "nested too deep"),
+        (lambda p: (p / "model" / "metadata").write_bytes(b"\xff" * 9), "damaged"),
+        (lambda p: make_pipe(p / "model" / "metadata"), "not a plain file"),
         (lambda p: edit(p, format=99), "newer than this version reads"),
         (lambda p: edit(p, model={"family": "unet"}), "its model is unknown here"),
+        (lambda p: edit(p, model=CONFIG.to_dict() | {"stages": 10**9}), "at most"),
+        (lambda p: edit(p, model=CONFIG.to_dict() | {"hierarchy": "1-" * 50_000}), "at most"),
         (lambda p: edit(p, model=CONFIG.to_dict() | {"stages": 1}), "not this model's parameters"),
+        (lambda p: edit(p, model=CONFIG.to_dict() | {"global_skip": True}, seal=False), "own dig"),
+        (lambda p: edit(p, info={"step": 9}, seal=False), "does not match its own digest"),
         (lambda p: edit(p, digest="0" * 64), "do not match their digest"),
     ],
 )
@@ -129,10 +187,30 @@ def test_what_is_wrong_is_one_line(copy, damage, message):
         checkpoints.load(copy)
     assert str(copy) in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(copy)) + 250
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def test_checkpoints_without_a_digest_of_the_record_load(copy, params):
+    file = items.record_file(copy, "model")
+    item = json.loads(file.read_text())
+    del item["record_digest"]
+    file.write_text(json.dumps(item))
+    assert checkpoints.load(copy).digest == checkpoints.digest(params)
+
+
+def test_remarks_of_every_kind_keep_their_digest(params, tmp_path):
+    remarks = {"pair": (1, 2.5), "numbered": {3: None}, "name": "größe", "score": float("inf")}
+    checkpoints.save(tmp_path / "c", params, CONFIG, remarks)
+    assert checkpoints.load(tmp_path / "c").info["pair"] == [1, 2.5]
 
 
 @pytest.mark.parametrize("damage", ["flip a bit", "truncate", "remove"])
-def test_damaged_data_never_loads_as_other_parameters(copy, params, damage):
+def test_damaged_data_never_loads_as_other_parameters(copy, params, damage, capfd):
     files = [p for p in (copy / "params").rglob("*") if p.is_file()]
     refused = []
     for file in sorted(files, key=lambda p: p.stat().st_size)[-4:]:
@@ -153,6 +231,8 @@ def test_damaged_data_never_loads_as_other_parameters(copy, params, damage):
         file.write_bytes(data)
     assert refused
     assert all("damaged" in line for line in refused)
+    # Tensorstore's threads have nobody to report to once orbax has closed its event loop.
+    assert capfd.readouterr().err == ""
 
 
 def test_a_file_is_not_a_checkpoint(tmp_path):

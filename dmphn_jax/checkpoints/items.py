@@ -1,0 +1,132 @@
+"""Items of a checkpoint folder: trees of arrays and JSON records, as orbax lays them out.
+
+Orbax is known here, where its items are written and read, and in `training.checkpoints`, where
+its manager keeps a run's steps. Where its files lie is known here only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+_LONGEST_RECORD = 16 << 20  # bytes; a record holds a configuration and a few remarks
+
+
+def composite(arrays: Mapping[str, Any], records: Mapping[str, Any]) -> ocp.args.Composite:
+    """Returns orbax's arguments for saving items.
+
+    Args:
+      arrays: item -> tree of arrays.
+      records: item -> plain JSON values.
+    """
+    return ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+        **{name: ocp.args.JsonSave(record) for name, record in records.items()},
+    )
+
+
+def write(
+    folder: str | os.PathLike[str], arrays: Mapping[str, Any], records: Mapping[str, Any]
+) -> None:
+    """Writes items (see `composite`) as the content of a folder, in place of what is there.
+
+    Raises OSError or ValueError if it cannot.
+    """
+    with (
+        quiet(),
+        ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **alone()) as checkpointer,
+    ):
+        checkpointer.save(Path(folder).absolute(), composite(arrays, records), force=True)
+
+
+def read_arrays(folder: str | os.PathLike[str], item: str) -> Any:
+    """Returns an item's arrays, saved on any number of devices, on the first local device.
+
+    Raises an exception of some type if its files are damaged: orbax and tensorstore raise many.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with (
+        quiet(),
+        ocp.Checkpointer(ocp.StandardCheckpointHandler(), **alone()) as checkpointer,
+    ):
+        return checkpointer.restore(
+            Path(folder).absolute() / item,
+            args=ocp.args.StandardRestore(fallback_sharding=sharding),
+        )
+
+
+def record_file(folder: str | os.PathLike[str], item: str) -> Path:
+    """Returns the file of a JSON item."""
+    return Path(folder) / item / "metadata"
+
+
+def read_record(folder: str | os.PathLike[str], item: str) -> Any:
+    """Returns a JSON item's value.
+
+    Raises OSError if its file is missing or cannot be read, ValueError if it is no JSON.
+    """
+    file = record_file(folder, item)
+    if file.exists() and not file.is_file():
+        raise ValueError("not a plain file")  # opening a pipe would wait for ever
+    with open(file, "rb") as stream:
+        data = stream.read(_LONGEST_RECORD + 1)
+    if len(data) > _LONGEST_RECORD:
+        raise ValueError("far longer than any record")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def alone() -> dict[str, ocp.options.MultiprocessingOptions]:
+    """Options of a checkpointer that this process uses alone: it waits for no other process."""
+    index = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+    return {"multiprocessing_options": options}
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that lets its tasks end before it closes."""
+
+    def close(self) -> None:
+        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
+
+
+class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _PatientLoop
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves it to the exception to say what fails in the body: orbax prints nothing besides.
+
+    Orbax starts on all arrays at once, gives up at the first that fails and closes its event
+    loop. Tensorstore's threads, still at work on the others, would then report to a closed loop:
+    a traceback each on stderr. So loops made in the body are patient. What orbax logs of its own
+    threads' failures is dropped: it is raised too.
+    """
+    policy, logger = asyncio.get_event_loop_policy(), logging.getLogger("absl")
+    asyncio.set_event_loop_policy(_PatientPolicy())
+    logger.addFilter(_not_of_orbax)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_not_of_orbax)
+        asyncio.set_event_loop_policy(policy)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
