@@ -10,7 +10,7 @@ import importlib
 import sys
 
 from dmphn_jax import __version__
-from dmphn_jax.errors import nearest, run_command
+from dmphn_jax.errors import UserError, nearest, run_command
 
 # name -> what it does; printed in this order. `make-pairs` is `commands/make_pairs.py`, and so on.
 COMMANDS: dict[str, str] = {
@@ -40,6 +40,10 @@ def _usage() -> str:
 
 def main(argv: list[str]) -> int:
     """Runs the command named by `argv[0]` with the rest of `argv`; returns its exit status."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int | None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage(), end="")
         return 0 if argv else 2
@@ -48,11 +52,10 @@ def main(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        hint = nearest(name, COMMANDS)
-        print(f"dmphn: error: no command {name!r}{hint}; see dmphn --help", file=sys.stderr)
-        return 2
+        raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}; see dmphn --help")
     module = importlib.import_module(f"dmphn_jax.commands.{name.replace('-', '_')}")
-    return run_command(module.main, rest)
+    status: int | None = module.main(rest)
+    return status
 
 
 def entry_point() -> None:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dmphn_jax.errors import one_line
+from dmphn_jax.errors import UserError, one_line
 
 _SCRATCH = ".replacing"
 
@@ -120,6 +120,18 @@ def why(error: Exception) -> str:
         if os.strerror(code) in text:
             return os.strerror(code)
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """`write_atomically` for a file a user asked for: raises UserError where it cannot be written.
+
+    Text is written as UTF-8.
+    """
+    try:
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
 
 
 def _is_device(path: str | os.PathLike[str]) -> bool:

@@ -1,10 +1,46 @@
-"""Settings of the JAX runtime that commands share."""
+"""What a process may use of its machine, and settings of the JAX runtime that commands share."""
 
 from __future__ import annotations
 
 import functools
 import os
 from pathlib import Path
+
+
+def cores() -> int:
+    """Returns how many processor cores this process may keep busy, at least 1.
+
+    Its CPU affinity (taskset, Slurm), or what its control group's quota (a container's limit) is
+    worth, rounded up, whichever is less.
+    """
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        count = os.cpu_count() or 1
+    return max(1, min([count, *(-(-quota // period) for quota, period in _cpu_quotas())]))
+
+
+def _cpu_quotas() -> list[tuple[int, int]]:
+    """Returns the (quota, period) in microseconds of the control groups this process is in."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        groups = []
+    own = next((line[3:] for line in groups if line.startswith("0::")), "/")
+    folder = root / own.lstrip("/")
+    sources = [  # version 2: this group's limit and those of the groups around it; version 1
+        *([part / "cpu.max"] for part in (folder, *folder.parents) if part.is_relative_to(root)),
+        [root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")],
+    ]
+    found = []
+    for files in sources:
+        try:
+            quota, period = " ".join(file.read_text() for file in files).split()
+            found.append((int(quota), int(period)))
+        except (OSError, ValueError):  # "max" means no quota and is no number
+            continue
+    return [(quota, period) for quota, period in found if quota > 0 and period > 0]
 
 
 def cache_compilations() -> None:

@@ -214,7 +214,7 @@ def _measure(
     from dmphn_jax.benchmarking import groups, scaling, tables
     from dmphn_jax.benchmarking.agreement import DisagreementError
     from dmphn_jax.benchmarking.ceilings import ceilings
-    from dmphn_jax.evaluation.report import write_file
+    from dmphn_jax.files import write_file
 
     if not args.no_ceilings:
         _say("ceilings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,16 +27,15 @@ def read_points(path: str) -> tuple[str, list[Point], set[str]]:
     """
     made = report.read(path)
     points, sizes = [], set()
-    for row in made["rows"]:
-        runtime = row.get("runtime")
-        if runtime and row.get("psnr") is not None:
-            points.append(Point(runtime["ms"], row["psnr"], row["label"]))
-            sizes.add(f"{runtime['width']}x{runtime['height']}")
+    for row in made.rows:
+        psnr = row.mean["psnr"]
+        if row.runtime and math.isfinite(psnr):
+            points.append(Point(row.runtime.ms, psnr, row.label))
+            sizes.add(f"{row.runtime.width}x{row.runtime.height}")
     if not points:
         raise UserError(f"{path}: no row has a runtime; evaluate without --no-timing")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    machine = made.get("environment", {}).get("devices", "")
-    return f"{folder.resolve().name} ({machine})", points, sizes
+    return f"{folder.resolve().name} ({made.devices})", points, sizes
 
 
 def draw(

@@ -19,12 +19,14 @@ The two SSIMs weigh windows with the same Gaussian (11 taps per axis, sigma 1.5,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+# Goes up whenever equal images would get other scores: a metric, or the rounding before it, was
+# mended. Scores that an older version kept on disk are then computed anew.
+METRICS_VERSION = 1
 
 SIGMA = 1.5
 RADIUS = 5  # MATLAB: ceil(3 sigma); scikit-image: round(3.5 sigma)
@@ -59,16 +61,11 @@ def ssim_skimage(images: Array, sharp: Array) -> Array:
     return _skimage(_moments(images, sharp))
 
 
-# What a report holds of an image, in this order.
-METRICS: dict[str, Callable[[Array, Array], Array]] = {
-    "psnr": psnr,
-    "ssim_matlab": ssim_matlab,
-    "ssim_skimage": ssim_skimage,
-}
-
-
 def all_metrics(images: Array, sharp: Array) -> dict[str, Array]:
-    """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,)."""
+    """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,).
+
+    The names are `scores.METRIC_NAMES`.
+    """
     moments = _moments(images, sharp)  # most of the work, the same for both conventions
     return {
         "psnr": psnr(images, sharp),

@@ -16,7 +16,7 @@ from dmphn_jax.images.core import (
     Metadata,
     format_of,
 )
-from dmphn_jax.images.reading import Header, read_header, read_image
+from dmphn_jax.images.reading import Header, read_header, read_image, read_rgb, read_size
 from dmphn_jax.images.writing import DEFAULT_QUALITY, encode_image, write_image
 
 __all__ = [
@@ -32,5 +32,7 @@ __all__ = [
     "format_of",
     "read_header",
     "read_image",
+    "read_rgb",
+    "read_size",
     "write_image",
 ]

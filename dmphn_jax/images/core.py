@@ -43,6 +43,11 @@ def format_of(path: str | os.PathLike[str]) -> str | None:
     return EXTENSIONS.get(os.path.splitext(os.fspath(path))[1].lower())
 
 
+def to_8_bit(array: np.ndarray) -> np.ndarray:
+    """Rounds 16 bits to 8, 65535 to 255."""
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Metadata:
     """What a file says of its picture. Orientation is not here: pixels are upright.

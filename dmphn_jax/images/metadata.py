@@ -31,7 +31,8 @@ def read_metadata(image: PIL.Image.Image) -> tuple[Metadata, int]:
     Metadata that cannot be parsed is dropped: it is no reason to refuse a picture.
     """
     info = image.info
-    orientation, exif = 1, None
+    orientation: int = 1
+    exif: bytes | None = None
     with contextlib.suppress(Exception):  # Pillow raises many types for a damaged EXIF block
         tags = image.getexif()
         orientation = tags.get(_ORIENTATION, 1)
@@ -58,6 +59,17 @@ def read_metadata(image: PIL.Image.Image) -> tuple[Metadata, int]:
         ),
         comment=comment if isinstance(comment, bytes) and image.format == "JPEG" else None,
     ), orientation
+
+
+def declared_orientation(image: PIL.Image.Image) -> int:
+    """Returns the orientation (1 to 8) that a Pillow image's first bytes declare, undecoded.
+
+    EXIF behind a PNG's pixels, legal and rare, is not looked for: Pillow would decode all of it.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
-import stat
-import threading
-from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
 
-from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import shown
-from dmphn_jax.images.core import DEFAULT_MAX_PIXELS, Image, ImageError
-from dmphn_jax.images.metadata import read_metadata, upright
+from dmphn_jax.images.core import DEFAULT_MAX_PIXELS, Image, ImageError, Metadata, to_8_bit
+from dmphn_jax.images.metadata import declared_orientation, read_metadata, upright
+from dmphn_jax.images.opening import opened
 
-# Only these of Pillow's many readers meet a stranger's file.
-_READERS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # MPO comes with JPEG
-_SIGNATURES = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"RIFF": "WebP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-}
+_FLAG = " (--max-pixels)"
 _NOTE_MPO = "the further pictures of a multi-picture JPEG (preview, gain map) are not kept"
 _NOTE_EXTRA = "an extra channel that is not declared as transparency is not kept"
 _NOTE_DEPTH = "16-bit colours other than RGB are reduced to 8 bits"
@@ -48,7 +36,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_P
 
     Raises ImageError, as `read_image` does, for what can be told so early.
     """
-    with _opened(path, max_pixels) as (_, image):
+    with opened(path, shown(path), max_pixels, _FLAG) as (_, image):
         return Header("JPEG" if image.format == "MPO" else image.format, *image.size)
 
 
@@ -67,35 +55,75 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PI
     Raises ImageError, one line naming the file: missing, empty, not an image, cut off or damaged,
     larger than `max_pixels`, several frames (animations, multi-page TIFF), more than 16 bits.
     """
-    with _opened(path, max_pixels) as (file, image):
+    with opened(path, shown(path), max_pixels, _FLAG) as (file, image):
         notes = (_NOTE_MPO,) if image.format == "MPO" else ()
-        depth = _depth(path, file, image)
-        image.load()
-        deep = depth == 16
-        if deep and image.mode not in ("I;16", "I;16B", "I;16L", "I", "RGB", "RGBA", "LA"):
-            deep, notes = False, (*notes, _NOTE_DEPTH)
-        elif not deep and image.mode[0] in "IF":
-            raise ImageError(
-                f"{shown(path)}: its pixels are 32-bit or float; save it with 8 or 16 bits"
-            )
-        # Before conversion, which drops what these read.
+        array, more = _decode(shown(path), file, image)
         metadata, orientation = read_metadata(image)
-        if deep:
-            array, more = _decode_16_bit(path, file, image)
-        else:
-            array, more = _decode_8_bit(image), ()
         if image.mode in ("CMYK", "LAB"):
-            metadata = metadata.__class__(**{**vars(metadata), "icc": None})
+            metadata = dataclasses.replace(metadata, icc=None)
         return _assemble(upright(array, orientation), metadata, (*notes, *more))
 
 
-def _assemble(array: np.ndarray, metadata, notes: tuple[str, ...]) -> Image:
+def read_rgb(source: str | os.PathLike[str] | bytes, name: str | None = None) -> np.ndarray:
+    """Reads an image's colours only, upright, as uint8 (H, W, 3) RGB: the fast way for pairs.
+
+    The pixels are `read_image`'s with alpha dropped and 16 bits rounded to 8; metadata is not read.
+
+    Args:
+      source: a path, or the bytes of a file.
+      name: what messages call it; the path by default.
+
+    Raises ImageError as `read_image` does. The array may be written to.
+    """
+    name = _name(source, name)
+    with opened(source, name, DEFAULT_MAX_PIXELS) as (file, image):
+        orientation = declared_orientation(image)
+        array, _ = _decode(name, file, image)
+        if array.shape[-1] <= 2:
+            array = array[..., :1].repeat(3, axis=-1)
+        array = upright(array[..., :3], orientation)
+        if array.dtype == np.uint16:
+            array = to_8_bit(array)
+        return array if array.flags.writeable else array.copy()
+
+
+def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -> tuple[int, int]:
+    """Returns the (height, width) that `read_rgb` gives, from the file's header alone.
+
+    Raises ImageError for what can be told so early.
+    """
+    with opened(source, _name(source, name), DEFAULT_MAX_PIXELS) as (_, image):
+        swapped = declared_orientation(image) >= 5
+        width, height = image.size
+        return (width, height) if swapped else (height, width)
+
+
+def _name(source: str | os.PathLike[str] | bytes, name: str | None) -> str:
+    if name is not None:
+        return name
+    return "an image" if isinstance(source, bytes) else shown(source)
+
+
+def _assemble(array: np.ndarray, metadata: Metadata, notes: tuple[str, ...]) -> Image:
     """Makes an Image of (H, W, 1 to 4): gray, gray and alpha, RGB, RGBA."""
     channels = array.shape[-1]
     gray = channels <= 2
     pixels = np.repeat(array[..., :1], 3, axis=-1) if gray else array[..., :3]
     alpha = np.ascontiguousarray(array[..., -1]) if channels in (2, 4) else None
     return Image(np.ascontiguousarray(pixels), alpha, gray, metadata, notes)
+
+
+def _decode(
+    name: str, file: BinaryIO, image: PIL.Image.Image
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns an opened image as (H, W, 1 to 4), uint8 or uint16, and notes on what is lost."""
+    deep = _depth(name, file, image) == 16
+    image.load()
+    if deep and image.mode in ("I;16", "I;16B", "I;16L", "I", "RGB", "RGBA", "LA"):
+        return _decode_16_bit(name, file, image)
+    if not deep and image.mode[0] in "IF":
+        raise ImageError(f"{name}: its pixels are 32-bit or float; save it with 8 or 16 bits")
+    return _decode_8_bit(image), (_NOTE_DEPTH,) if deep else ()
 
 
 def _decode_8_bit(image: PIL.Image.Image) -> np.ndarray:
@@ -121,7 +149,7 @@ def _to_srgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _decode_16_bit(
-    path: str | os.PathLike[str], file: BinaryIO, image: PIL.Image.Image
+    name: str, file: BinaryIO, image: PIL.Image.Image
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns a loaded 16-bit image as (H, W, 1 to 4) uint16, and notes.
 
@@ -139,7 +167,7 @@ def _decode_16_bit(
         return array.astype(np.uint16), ()
     if tags.get(284) == 2:
         raise ImageError(
-            f"{shown(path)}: a 16-bit TIFF with its channels stored apart; save it interleaved"
+            f"{name}: a 16-bit TIFF with its channels stored apart; save it interleaved"
         )
     import cv2
 
@@ -147,7 +175,7 @@ def _decode_16_bit(
     data = file.read()
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.shape[:2] != image.size[::-1]:
-        raise ImageError(f"{shown(path)}: its 16-bit pixels cannot be decoded; save it as PNG")
+        raise ImageError(f"{name}: its 16-bit pixels cannot be decoded; save it as PNG")
     if array.ndim == 2:
         array = array[..., None]
     if array.shape[-1] >= 3:
@@ -164,7 +192,7 @@ def _decode_16_bit(
     return array, ()
 
 
-def _depth(path: str | os.PathLike[str], file: BinaryIO, image: PIL.Image.Image) -> int:
+def _depth(name: str, file: BinaryIO, image: PIL.Image.Image) -> int:
     """Returns the bits per channel a file stores, 8 (or fewer) or 16."""
     if image.format == "PNG":
         position = file.tell()
@@ -175,105 +203,7 @@ def _depth(path: str | os.PathLike[str], file: BinaryIO, image: PIL.Image.Image)
     if image.format == "TIFF":
         bits = set(np.atleast_1d(image.tag_v2.get(258, 1)).tolist())
         if not bits <= {1, 2, 4, 8, 16, 32, 64}:
-            raise ImageError(
-                f"{shown(path)}: {max(bits)} bits per channel; save it with 8 or 16 bits"
-            )
+            raise ImageError(f"{name}: {max(bits)} bits per channel; save it with 8 or 16 bits")
         signed = set(np.atleast_1d(image.tag_v2.get(339, 1)).tolist()) - {1, 4}
         return 16 if bits == {16} and not signed else 32 if signed else 8
     return 8
-
-
-@contextlib.contextmanager
-def _opened(
-    path: str | os.PathLike[str], max_pixels: int
-) -> Iterator[tuple[BinaryIO, PIL.Image.Image]]:
-    """Opens an image file and checks what its header declares; any failure is an ImageError."""
-    name = shown(path)
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageError(f"{name}: a folder, not an image")
-        if not stat.S_ISREG(mode):
-            # Opening a pipe would wait for its writer for ever.
-            raise ImageError(f"{name}: not a regular file")
-        with open(path, "rb") as file, _pillow_without_limit():
-            signature = file.read(16)
-            if not signature:
-                raise ImageError(f"{name}: empty (0 bytes)")
-            file.seek(0)
-            with _identified(name, file, signature) as image:
-                pixels = image.width * image.height
-                if pixels > max_pixels:
-                    raise ImageError(
-                        f"{name}: {image.width}x{image.height} is {pixels / 1e6:.4g} million "
-                        f"pixels; the limit is {max_pixels / 1e6:g} million (--max-pixels)"
-                    )
-                _check_single(name, image)
-                yield file, image
-    except UserError:
-        raise
-    except FileNotFoundError:
-        broken = " (a broken link)" if os.path.islink(path) else ""
-        raise ImageError(f"{name}: no such file{broken}") from None
-    except MemoryError:
-        raise ImageError(f"{name}: too large for memory") from None
-    except OSError as error:
-        if error.errno:  # the system's; Pillow's own have none
-            raise ImageError(f"{name}: {error.strerror}") from None
-        # libtiff's reason goes to stderr; what reaches here is a bare number.
-        reason = one_line(error)
-        reason = "" if reason.startswith("decoder error") else f": {reason}"
-        raise ImageError(f"{name}: damaged or cut off{reason}") from None
-    except Exception as error:  # Pillow's readers raise many types for damaged files
-        raise ImageError(f"{name}: damaged: {one_line(error)}") from None
-
-
-def _identified(name: str, file: BinaryIO, signature: bytes) -> PIL.Image.Image:
-    try:
-        return PIL.Image.open(file, formats=_READERS)
-    except PIL.UnidentifiedImageError:
-        known = [text for start, text in _SIGNATURES.items() if signature.startswith(start)]
-        if known:
-            raise ImageError(f"{name}: a damaged, cut off or unsupported {known[0]} file") from None
-        raise ImageError(
-            f"{name}: not an image (PNG, JPEG, WebP, BMP, TIFF and GIF are read)"
-        ) from None
-
-
-def _check_single(name: str, image: PIL.Image.Image) -> None:
-    """Refuses files of several frames, whose other frames would be lost without a word."""
-    frames = getattr(image, "n_frames", 1)
-    if frames == 1 or image.format == "MPO":  # a JPEG with its previews: the first is the picture
-        return
-    if image.format == "TIFF" and frames <= 32:
-        # Previews and masks (NewSubfileType 1 and 4) beside one picture are common.
-        others = 0
-        for index in range(1, frames):
-            image.seek(index)
-            others += not image.tag_v2.get(254, 0) & 5
-        image.seek(0)
-        if not others:
-            return
-    raise ImageError(f"{name}: holds {frames} frames; split it into still images first")
-
-
-_unlimited = 0
-_unlimited_lock = threading.Lock()
-_pillow_limit = PIL.Image.MAX_IMAGE_PIXELS
-
-
-@contextlib.contextmanager
-def _pillow_without_limit() -> Iterator[None]:
-    """Lifts Pillow's own limit, a global, while files are read here: `max_pixels` rules instead."""
-    global _unlimited, _pillow_limit
-    with _unlimited_lock:
-        if not _unlimited:
-            _pillow_limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-        _unlimited += 1
-    try:
-        yield
-    finally:
-        with _unlimited_lock:
-            _unlimited -= 1
-            if not _unlimited:
-                PIL.Image.MAX_IMAGE_PIXELS = _pillow_limit

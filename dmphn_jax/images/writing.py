@@ -12,7 +12,7 @@ import PIL.Image
 
 from dmphn_jax.errors import one_line
 from dmphn_jax.files import shown, write_atomically
-from dmphn_jax.images.core import WRITABLE, Image, ImageError, Metadata, format_of
+from dmphn_jax.images.core import WRITABLE, Image, ImageError, Metadata, format_of, to_8_bit
 from dmphn_jax.images.deep import encode_png_16, encode_tiff, png_text
 
 DEFAULT_QUALITY = 95
@@ -69,7 +69,7 @@ def encode_image(
     pixels, alpha, notes = image.pixels, image.alpha, []
     if pixels.dtype == np.uint16 and format not in ("PNG", "TIFF"):
         notes.append(_NOTE_DEPTH.format(format))
-        pixels, alpha = _to_8_bit(pixels), None if alpha is None else _to_8_bit(alpha)
+        pixels, alpha = to_8_bit(pixels), None if alpha is None else to_8_bit(alpha)
     if alpha is not None and format in ("JPEG", "BMP"):
         notes.append(_NOTE_ALPHA.format(format))
         pixels, alpha = _on_white(pixels, alpha), None
@@ -127,11 +127,6 @@ def _fitting(metadata: Metadata, gray: bool) -> Metadata:
     if space == (b"GRAY" if gray else b"RGB "):
         return metadata
     return dataclasses.replace(metadata, icc=None)
-
-
-def _to_8_bit(array: np.ndarray) -> np.ndarray:
-    """Rounds 16 bits to 8, 65535 to 255."""
-    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def _loop(
     reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch)
     evaluation = None
     if run.test_source is not None and store and config.eval.every:
-        evaluation = PeriodicEvaluation(run.test_source, run.model, config.eval, log)
+        evaluation = PeriodicEvaluation(run.test_source, run.model, config, log)
     # On a CPU a loop of steps is slow (see make_train_step) and dispatching costs nothing.
     together = 1 if run.mesh.devices.flat[0].platform == "cpu" else config.steps_per_dispatch
     stopped = stop.reached()

@@ -1,4 +1,4 @@
-"""Evaluation during training: the code of `dmphn evaluate` on a subset of the test pairs."""
+"""Evaluation during training: the code of `dmphn evaluate` on the pairs of `config.eval`."""
 
 from __future__ import annotations
 
@@ -8,38 +8,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
-from dmphn_jax.evaluation.scoring import Blurry, evaluate_params
+from dmphn_jax.evaluation.methods import Blurry
+from dmphn_jax.evaluation.scores import ImageScores
+from dmphn_jax.evaluation.scoring import score_pairs
+from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.training import summary
 from dmphn_jax.training.run_log import RunLog
 
 
+def pairs_of(config: Any) -> PairSelection:
+    """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
+    source, count = config.eval.source or config.data.source, config.eval.count
+    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
+    return PairSelection(source, options=options, limit=count or None)
+
+
 class PeriodicEvaluation:
-    """Scores the weights of a run on evenly spread pairs of a source; in process 0 only.
+    """Scores the weights of a run on the chosen pairs of a source; in process 0 only.
 
     Attributes:
       indices: of the pairs.
       scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's.
     """
 
-    def __init__(self, source: PairSource, model: ModelConfig, options: Any, log: RunLog) -> None:
+    def __init__(self, source: PairSource, model: ModelConfig, config: Any, log: RunLog) -> None:
         """Chooses the pairs.
 
         Args:
           source: test pairs.
           model: what is trained.
-          options: `config.eval`: `count` pairs to score (0 for all), `pictures` of them shown as
-            blurry, output, sharp.
+          config: `pairs_of` says which to score; `eval.pictures` of them are shown as blurry,
+            output, sharp.
           log: gets the scores, the pictures and a line.
         """
         self._source = source
         self._model = model
         self._log = log
-        count = min(options.count or len(source), len(source))
-        self.indices = [int(i) for i in np.linspace(0, len(source) - 1, count).round()]
-        self._pictures = self.indices[: options.pictures]
+        self.indices = pairs_of(config).indices(source.names)
+        self._pictures = self.indices[: config.eval.pictures]
         self._blurry: float | None = None
         self.scores: dict[str, float] = {}
 
@@ -54,15 +64,15 @@ class PeriodicEvaluation:
         params = _copy(jax.tree.map(lambda x: x.addressable_data(0), params))
         deblurrer = Deblurrer(params=params, config=self._model)
         if self._blurry is None:
-            blurry = evaluate_params(Blurry(), self._source, indices=self.indices)
+            blurry = score_pairs(Blurry(), self._source, indices=self.indices)
             self._blurry = blurry.mean["psnr"]
 
-        def show(scores: Any, output: np.ndarray) -> None:
-            if scores.index in self._pictures:
-                pair = self._source[scores.index]
+        def show(image: ImageScores, output: np.ndarray) -> None:
+            if image.index in self._pictures:
+                pair = self._source[image.index]
                 self._log.triptych(step, pair.name, (pair.blurry, output, pair.sharp))
 
-        result = evaluate_params(
+        result = score_pairs(
             deblurrer,
             self._source,
             indices=self.indices,

@@ -11,7 +11,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dmphn_jax import distributed
-from dmphn_jax.data import SourceOptions, make_feed, open_source
+from dmphn_jax.data import make_feed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.data.memory import check_fits
 from dmphn_jax.errors import UserError
@@ -178,13 +178,11 @@ def _feed(config: Any, mesh: Mesh, saved: dict[str, Any] | None) -> Feed:
 
 def _test_source(config: Any) -> PairSource | None:
     """Returns the pairs of `config.eval` in process 0; of a folder without a test split its own."""
-    data = config.data
-    options = SourceOptions.of(data, records="", count=config.eval.count or 32, seed=config.seed)
     source: PairSource | None = None
 
     def first() -> None:
         nonlocal source
-        source = open_source(config.eval.source or data.source, "test", options)
+        source = pairs_of(config).open()
 
     distributed.from_first(first)
     return source

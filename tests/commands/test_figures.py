@@ -8,7 +8,7 @@ from PIL import Image
 from dmphn_jax import checkpoints, models
 from dmphn_jax.commands import plot, visualize
 from dmphn_jax.errors import UserError, run_command
-from dmphn_jax.evaluation import figures, metrics, report
+from dmphn_jax.evaluation import figures, metrics
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, zoo
 
@@ -117,7 +117,7 @@ def test_mistakes_of_visualize_are_one_line(folder, tmp_path, capsys, options, m
 def write_report(folder, rows):
     made = {"format": 1, "rows": rows, "environment": {"devices": "1 x cpu"}}
     folder.mkdir()
-    report.write_file(folder / "report.json", json.dumps(made))
+    (folder / "report.json").write_text(json.dumps(made))
     return str(folder)
 
 

@@ -79,6 +79,18 @@ def test_batch_equals_one_by_one(deblurrer):
     assert difference.max() <= 1  # another order of summation may round the other way
 
 
+def test_batches_may_be_submitted_before_results_are_taken(deblurrer):
+    batches = [pixels(count, 20, 20, 3, seed=count) for count in (1, 3)]
+    pending = [deblurrer.submit(batch) for batch in batches]
+    for one, batch in zip(pending, batches):
+        on_device = one.images
+        assert isinstance(on_device, jax.Array)
+        assert (on_device.shape, on_device.dtype) == (batch.shape, batch.dtype)
+        one.check()
+        np.testing.assert_array_equal(on_device, deblurrer.batch(batch))
+        np.testing.assert_array_equal(one.result(), on_device)
+
+
 def test_stages_and_outputs(deblurrer, params):
     image = pixels(20, 20, 3)
     output = deblurrer.output(image)
@@ -106,11 +118,18 @@ def test_several_devices_share_a_batch():
 import numpy as np, jax, dmphn_jax
 from dmphn_jax.models import ModelConfig, init_params
 config = ModelConfig("dmphn", "1-2", width=2)
-params = init_params(config)
+params = jax.device_get(init_params(config))
 images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 shared = dmphn_jax.Deblurrer(params=params, config=config)
 alone = dmphn_jax.Deblurrer(params=params, config=config, devices=jax.devices()[:1])
 assert jax.device_count() == 4
+holds_weights = lambda: {d for x in jax.live_arrays() if x.dtype == np.float32 for d in x.devices()}
+assert shared(images[0]).shape == (8, 8, 3)
+assert holds_weights() == {jax.devices()[0]}
+pending = shared.submit(images)
+assert pending.images.shape == (8, 8, 8, 3) and len(pending.images.devices()) == 4
+np.testing.assert_array_equal(pending.result(), np.asarray(pending.images)[:5])
+assert holds_weights() == set(jax.devices())
 difference = shared.batch(images).astype(int) - alone.batch(images)
 assert np.abs(difference).max() <= 1, difference
 assert shared(images[0]).shape == (8, 8, 3)

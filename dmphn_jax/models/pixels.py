@@ -1,0 +1,22 @@
+"""Stored pixels to what the networks compute with, and back."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def to_network(images: jax.Array) -> jax.Array:
+    """Returns uint8 or uint16 images as float32 on [-0.5, 0.5]: x / 255 - 0.5, or / 65535."""
+    return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max - 0.5
+
+
+def from_network(images: jax.Array, dtype: DTypeLike = jnp.uint8) -> jax.Array:
+    """Returns float images on [-0.5, 0.5] as uint8 or uint16: rounded to nearest, clipped.
+
+    A value that is not finite becomes any number: check before.
+    """
+    top = jnp.iinfo(dtype).max
+    scaled = (images.astype(jnp.float32) + 0.5) * top
+    return jnp.clip(jnp.round(scaled), 0, top).astype(dtype)
