@@ -26,18 +26,18 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     begun = time.perf_counter()
 
-    from configs import demo as experiment
     from dmphn_jax import runtime
     from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.evaluation.selection import PairSelection
+    from dmphn_jax.training.experiments import start_from
     from dmphn_jax.training.loop import train
 
     _use_all_cores()
     runtime.cache_compilations()
     runtime.keep_freed_memory()
     folder = Path(args.output)
-    config = experiment.get_config()
+    config = start_from("configs/demo.py")
     config.num_steps = args.steps or config.num_steps
     # A demonstration shows a whole run, not the end of an earlier one.
     shutil.rmtree(folder / "run", ignore_errors=True)

@@ -20,6 +20,7 @@ from dmphn_jax.training import initialize, ranges, resume, settings
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.lock import Lock
 from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.periodic import pairs_of
 from dmphn_jax.training.step import StepOptions, check_batch, data_mesh, make_train_step
 
 
