@@ -11,7 +11,7 @@ import pytest
 
 from dmphn_jax import distributed, main
 from dmphn_jax.errors import UserError
-from dmphn_jax.training import settings
+from dmphn_jax.training import loop, settings
 
 STACK4 = "--config=configs/stack4.py"
 
@@ -81,6 +81,15 @@ def test_help_comes_without_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--config" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("stopped", "status"), [(None, 0), ("SIGTERM", 75), ("SIGHUP", 75), ("SIGINT", 130)]
+)
+def test_the_exit_status_tells_launchers_whether_to_start_again(stopped, status, monkeypatch):
+    result = loop.TrainResult(8, None, stopped, {})
+    monkeypatch.setattr(loop, "train", lambda *_, **__: result)
+    assert main.main([STACK4]) == status
 
 
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")

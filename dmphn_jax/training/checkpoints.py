@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: the second half of `checkpoints`, the module that knows orbax.
+"""Checkpoints of a training run: the steps that orbax's manager keeps.
 
 A step folder holds the items `params/` and `model/` of any checkpoint, so it loads as a model:
 the moving average where the run keeps one, else the parameters. Beside them stand `state/`, the
-rest of the training state, and `run/`, one JSON file with the step, the feed's position, the
-configuration, the best score and a digest of `state/`.
+rest of the training state, and `run/`, a JSON record with the step, the feed's position, the
+configuration, the best score, a digest of `state/` and one of itself.
 
 Only process 0 reads and writes; the others need not see the folder.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -25,12 +26,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from dmphn_jax import checkpoints
+from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.files import why
 from dmphn_jax.models import ModelConfig, parameter_name
 from dmphn_jax.training.state import TrainState
 
 FORMAT = 1
-_RUN_FILE = Path("run") / "metadata"
 _DELETED = ".deleted"
 
 
@@ -52,6 +54,11 @@ class RunCheckpoints:
     Keeps the newest `keep` checkpoints and the one with the best score. A save is a device copy;
     fetching, hashing and writing happen in a thread while training goes on. A checkpoint appears
     whole or not at all, whenever the process dies.
+
+    Why a thread, and not orbax's asynchronous saving (which, tried with 0.12.8, no longer waits
+    for the other processes): the digests, and the check that the weights are finite, need the
+    whole state on the host before orbax is called. Only the writing would go on beside the loop,
+    which would wait for the device, the copy to the host and the hashing at every save.
     """
 
     def __init__(
@@ -128,12 +135,9 @@ class RunCheckpoints:
             return
         try:
             pending.result()
-        except OSError as error:
-            reason = error.strerror or one_line(error)
-            raise UserError(f"{self.folder}: a checkpoint cannot be written: {reason}") from None
-        except ValueError as error:  # tensorstore reports a full disk so
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as the latter
             raise UserError(
-                f"{self.folder}: a checkpoint cannot be written: {one_line(error)[:200]}"
+                f"{self.folder}: a checkpoint cannot be written: {why(error)}"
             ) from None
 
     def close(self) -> None:
@@ -165,10 +169,8 @@ class RunCheckpoints:
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(self._keep), best]
                 ),
-                # This class has its own thread: one process writes, and orbax's asynchronous
-                # writer would wait for all of them.
-                enable_async_checkpointing=False,
-                **checkpoints.alone(),
+                enable_async_checkpointing=False,  # in this class's own thread
+                **items.alone(),
             ),
         )
 
@@ -182,17 +184,17 @@ class RunCheckpoints:
         if score is not None:
             info["score"] = score
         run = {**run, "format": FORMAT, "digest": checkpoints.digest(rest)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                model=ocp.args.JsonSave(checkpoints.model_item(params, self.model, info)),
-                state=ocp.args.StandardSave(rest),
-                run=ocp.args.JsonSave(run),
-            ),
-            metrics=None if score is None else {"score": float(score)},
-            force=True,
-        )
+        records = {
+            "model": checkpoints.model_item(params, self.model, info),
+            "run": run | {"record_digest": _record_digest(run)},
+        }
+        with items.quiet():
+            saved = self._manager.save(
+                step,
+                args=items.composite({"params": params, "state": rest}, records),
+                metrics=None if score is None else {"score": float(score)},
+                force=True,
+            )
         if not saved:
             raise OSError(None, f"step {step} was not saved")
         self.last_good = self.folder / str(step)
@@ -204,18 +206,10 @@ class RunCheckpoints:
             params = jax.device_get(checkpoints.load(path).params)
         except UserError as error:
             raise DamagedError(one_line(error)) from None
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         try:
-            handler = ocp.StandardCheckpointHandler()
-            with ocp.Checkpointer(handler, **checkpoints.alone()) as checkpointer:
-                rest = checkpointer.restore(
-                    path / "state", args=ocp.args.StandardRestore(fallback_sharding=sharding)
-                )
+            rest = jax.device_get(items.read_arrays(path, "state"))
         except Exception as error:  # orbax and tensorstore raise many types for damaged files
-            raise DamagedError(
-                f"{path}: damaged: state/ cannot be read: {one_line(error)[:160]}"
-            ) from None
-        rest = jax.device_get(rest)
+            raise DamagedError(f"{path}: damaged: state/ cannot be read: {why(error)}") from None
         if checkpoints.digest(rest) != run.get("digest"):
             raise DamagedError(f"{path}: damaged: the training state does not match its digest")
         raw = params if template.ema is None else rest.get("params")
@@ -284,14 +278,30 @@ def _flatten(tree: Any) -> list[tuple[Any, Any]]:
 
 def _read_run(path: Path) -> dict[str, Any]:
     """Returns the checked item `run` of a step folder; raises DamagedError in one line."""
+    file = items.record_file(path, "run")
     try:
-        run = json.loads((path / _RUN_FILE).read_text())
+        run = items.read_record(path, "run")
         if not isinstance(run, dict) or run["step"] != int(path.name):
             raise ValueError("another step's")
         if run["format"] > FORMAT:
             raise UserError(f"{path}: a newer version wrote it; upgrade dmphn_jax")
+        # The first runs have no digest of the record.
+        if "record_digest" in run and run["record_digest"] != _record_digest(run):
+            raise ValueError("does not match its own digest")
+        best = run["best"]
+        whole = isinstance(run["config"], dict) and isinstance(run["feed"], dict)
+        if not whole or not (best is None or best["score"] <= float("inf")):
+            raise ValueError("is not whole")
     except PermissionError as error:
-        raise UserError(f"{path / _RUN_FILE}: {error.strerror}") from None
+        raise UserError(f"{file}: {error.strerror}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{path}: damaged: {_RUN_FILE}: {one_line(error)}") from None
+        reason = why(error) if isinstance(error, OSError | ValueError) else "is not whole"
+        raise DamagedError(f"{path}: damaged: {file.relative_to(path)}: {reason}") from None
     return run
+
+
+def _record_digest(run: dict[str, Any]) -> str:
+    """Returns the SHA-256 of a record without its own digest, as JSON reads it back."""
+    rest = {name: value for name, value in run.items() if name != "record_digest"}
+    text = json.dumps(json.loads(json.dumps(rest)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -64,7 +64,7 @@ class RunLog:
         self._shown = 0
         if not on:
             return
-        from tensorboardX import SummaryWriter
+        from dmphn_jax.training.events import EventFile
 
         self._folder = folder = Path(workdir)
         per_stage = [f"psnr_stage_{s}" for s in range(1, stages + 1)] if stages > 1 else []
@@ -72,9 +72,7 @@ class RunLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._csv = _reopen_csv(folder / "metrics.csv", self._columns, resumed)
-            self._events = SummaryWriter(
-                str(folder / "tensorboard"), purge_step=resumed + 1 if resumed else None
-            )
+            self._events = EventFile(folder / "tensorboard", resumed=resumed)
         except OSError as error:
             raise _unwritable(folder, error) from None
 
@@ -106,19 +104,22 @@ class RunLog:
         try:
             self._csv.write(text.getvalue())
             self._csv.flush()
+            for name, value in values.items():
+                group = "eval/" + name[5:] if name.startswith("eval_") else f"train/{name}"
+                self._events.scalar(_GROUPS.get(name, group), value, step)
+            self._events.flush()
         except OSError as error:
-            raise _unwritable(self._folder / "metrics.csv", error) from None
-        for name, value in values.items():
-            group = "eval/" + name[5:] if name.startswith("eval_") else f"train/{name}"
-            self._events.add_scalar(_GROUPS.get(name, group), value, step)
+            raise _unwritable(self._folder, error) from None
 
     def triptych(self, step: int, name: str, images: Sequence[np.ndarray]) -> None:
         """Writes blurry, output and sharp, uint8 (H, W, 3) each, side by side to TensorBoard."""
         if self.on:
             gap = np.full((images[0].shape[0], 4, 3), 255, np.uint8)
             strip = [part for image in images for part in (image, gap)][:-1]
-            strip = np.concatenate(strip, axis=1)
-            self._events.add_image(f"blurry_output_sharp/{name}", strip, step, dataformats="HWC")
+            try:
+                self._events.image(f"blurry_output_sharp/{name}", np.concatenate(strip, 1), step)
+            except OSError as error:
+                raise _unwritable(self._folder, error) from None
 
     def file(self, name: str, text: str) -> None:
         """Writes a text file of the work folder."""

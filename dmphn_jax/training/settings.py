@@ -114,7 +114,10 @@ def check(config: Any) -> None:
 def _check_sources(config: Any) -> None:
     """Raises UserError for a source that is neither a name nor there, or scenes below a crop."""
     data = config.data
-    options = SourceOptions.of(data, seed=config.seed)
+    try:
+        options = SourceOptions.of(data, seed=config.seed)
+    except UserError as error:
+        raise UserError(f"config.data: {error}") from None
     for field, source in (("data.source", data.source), ("eval.source", config.eval.source)):
         if source and source not in SOURCES and not Path(source).expanduser().exists():
             raise UserError(

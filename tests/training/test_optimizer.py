@@ -46,6 +46,28 @@ def test_cosine_with_warm_up():
     assert all(a > b for a, b in itertools.pairwise(rate[10:111]))
 
 
+@pytest.mark.parametrize("warmup", [0, 10])
+@pytest.mark.parametrize("name", ["step", "cosine", "constant"])
+def test_optax_gives_what_the_formulas_say(name, warmup):
+    """The rate at step s: a rise (s + 1) / (warmup + 1), times what is left of the highest."""
+    config = {"schedule": name, "warmup_steps": warmup, "decay_epochs": 7, "final_fraction": 0.1}
+    steps = np.arange(200)
+    left = {
+        "step": 0.1 ** (steps // (5 * 7)),
+        "cosine": 0.1
+        + 0.9 * (1 + np.cos(np.pi * np.clip((steps - warmup) / (149 - warmup), 0, 1))) / 2,
+        "constant": np.ones(200),
+    }[name]
+    want = 1e-4 * np.minimum(1, (steps + 1) / (warmup + 1)) * left
+    rate = jax.vmap(make_schedule(config, 5, 150))(jnp.asarray(steps))
+    np.testing.assert_allclose(rate, want, rtol=2e-5)
+
+
+def test_a_period_beyond_32_bits_is_laid_out():
+    schedule = make_schedule({"decay_epochs": 2**31 - 1}, 1000)
+    assert float(schedule(2**31 - 1)) == pytest.approx(1e-4)
+
+
 def run(config, gradients, **kwargs):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))}
     tx, schedule = make_optimizer(config, **{"steps_per_epoch": 2, **kwargs})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params
 from dmphn_jax.models.output import Output
-from dmphn_jax.training import settings
+from dmphn_jax.training import periodic, settings
 from dmphn_jax.training.checkpoints import chosen_checkpoint
 from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.loop import train
@@ -242,6 +243,47 @@ def test_a_stack_has_a_column_per_stage_and_rows_after_the_resume_are_dropped(tm
     RunLog(tmp_path, resumed=2, stages=2).close()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [(row["step"], row["psnr_stage_2"]) for row in rows] == [("2", "21")]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    """TensorBoard's file too: written by a thread it would fail unheard, and block the run."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log = RunLog(tmp_path)
+    monkeypatch.setattr(log._events._file, "flush", full)
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be written: No space left on device"):
+        log.scalars(2, {"loss": 1.0})
+    log.close()
+
+
+def test_the_weights_stay_on_the_device_for_an_evaluation(tmp_path, monkeypatch):
+    config = tiny_config(eval__every=2, eval__pictures=0)
+    model = settings.model_of(config)
+    params = jax.device_put(init_params(model))
+    taken = []
+
+    class Identity:
+        def __init__(self, *, params, config):
+            taken.extend(jax.tree.leaves(params))
+
+        def submit(self, images):
+            return images
+
+        def batch(self, images):
+            return images
+
+    monkeypatch.setattr(periodic, "Deblurrer", Identity)
+    log = RunLog(tmp_path)
+    evaluation = periodic.PeriodicEvaluation(Pairs(), model, config, log)
+    score, best = evaluation(params, 2, None)
+    log.close()
+    assert best == {"score": score, "step": 2}
+    assert all(isinstance(leaf, jax.Array) for leaf in taken)
+    # Copies: the next step takes the state's own buffers.
+    for mine, its in zip(taken, jax.tree.leaves(params), strict=True):
+        assert mine.unsafe_buffer_pointer() != its.unsafe_buffer_pointer()
 
 
 def test_the_meter_gives_means_and_the_last_learning_rate():
