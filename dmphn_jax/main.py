@@ -116,7 +116,7 @@ def _evaluate(config: Any, workdir: Path, argv: list[str]) -> int:
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.training.checkpoints import chosen_checkpoint
-    from dmphn_jax.training.periodic import pairs_of
+    from dmphn_jax.training.prepare import pairs_of
 
     if jax.process_index() != 0:
         return 0

@@ -15,7 +15,7 @@ from dmphn_jax.training import resume, settings, summary
 from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.metrics_reader import MetricsReader
 from dmphn_jax.training.periodic import PeriodicEvaluation
-from dmphn_jax.training.prepare import Prepared, prepare
+from dmphn_jax.training.prepare import Prepared, pairs_of, prepare
 from dmphn_jax.training.profile import Profile
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
@@ -113,7 +113,13 @@ def _loop(
     reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch)
     evaluation = None
     if run.test_source is not None and store and config.eval.every:
-        evaluation = PeriodicEvaluation(run.test_source, run.model, config, log)
+        evaluation = PeriodicEvaluation(
+            run.test_source,
+            pairs_of(config),
+            run.model,
+            pictures=config.eval.pictures,
+            log=log,
+        )
     # On a CPU a loop of steps is slow (see make_train_step) and dispatching costs nothing.
     together = 1 if run.mesh.devices.flat[0].platform == "cpu" else config.steps_per_dispatch
     stopped = stop.reached()

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.evaluation.methods import Blurry
 from dmphn_jax.evaluation.scores import ImageScores
@@ -20,13 +19,6 @@ from dmphn_jax.training import summary
 from dmphn_jax.training.run_log import RunLog
 
 
-def pairs_of(config: Any) -> PairSelection:
-    """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
-    source, count = config.eval.source or config.data.source, config.eval.count
-    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
-    return PairSelection(source, options=options, limit=count or None)
-
-
 class PeriodicEvaluation:
     """Scores the weights of a run on the chosen pairs of a source; in process 0 only.
 
@@ -35,21 +27,29 @@ class PeriodicEvaluation:
       scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's.
     """
 
-    def __init__(self, source: PairSource, model: ModelConfig, config: Any, log: RunLog) -> None:
+    def __init__(
+        self,
+        source: PairSource,
+        pairs: PairSelection,
+        model: ModelConfig,
+        *,
+        pictures: int,
+        log: RunLog,
+    ) -> None:
         """Chooses the pairs.
 
         Args:
           source: test pairs.
+          pairs: those of them to score.
           model: what is trained.
-          config: `pairs_of` says which to score; `eval.pictures` of them are shown as blurry,
-            output, sharp.
+          pictures: of them shown as blurry, output, sharp.
           log: gets the scores, the pictures and a line.
         """
         self._source = source
         self._model = model
         self._log = log
-        self.indices = pairs_of(config).indices(source.names)
-        self._pictures = self.indices[: config.eval.pictures]
+        self.indices = pairs.indices(source.names)
+        self._pictures = self.indices[:pictures]
         self._blurry: float | None = None
         self.scores: dict[str, float] = {}
 

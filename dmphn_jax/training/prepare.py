@@ -11,16 +11,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dmphn_jax import distributed
-from dmphn_jax.data import make_feed
+from dmphn_jax.data import SourceOptions, make_feed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.data.memory import check_fits
 from dmphn_jax.errors import UserError
+from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.models import ModelConfig, build, parameter_count
 from dmphn_jax.training import initialize, ranges, resume, settings
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.lock import Lock
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.periodic import pairs_of
 from dmphn_jax.training.step import StepOptions, check_batch, data_mesh, make_train_step
 
 
@@ -101,28 +101,22 @@ def prepare(
     held.callback(feed.close)
 
     # ---- What depends on their number
-    num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
-    if num_steps > ranges.MOST:
-        raise UserError(
-            f"config.num_epochs = {config.num_epochs} of {feed.steps_per_epoch:,} steps are more "
-            f"than the {ranges.MOST:,} a run can count"
-        )
+    num_steps = _length(config, feed)
     tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
-    options = StepOptions(
-        seed=config.seed,
-        recipe=config.augment,
-        loss=config.loss.name,
-        levels=config.loss.levels,
-        ema_decay=config.ema_decay,
-        accumulate_steps=config.optimizer.accumulate_steps,
-    )
     module = build(model, config.compute_dtype, remat=config.remat)
-    step = make_train_step(module, tx, schedule, feed.crops, mesh, options)
+    step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
     run = Prepared(
         config, workdir, model, mesh, feed, test_source, store, saved, num_steps, tx, step
     )
     resume.refuse_other_schedule(saved, run.described, workdir)
     return run
+
+
+def pairs_of(config: Any) -> PairSelection:
+    """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
+    source, count = config.eval.source or config.data.source, config.eval.count
+    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
+    return PairSelection(source, options=options, limit=count or None)
 
 
 def check_memory(config: Any, model: ModelConfig, mesh: Mesh) -> None:
@@ -162,6 +156,17 @@ def _take(
 
     saved = distributed.from_first(first)
     return store, saved
+
+
+def _length(config: Any, feed: Feed) -> int:
+    """Returns the steps of a run; raises UserError for more than it can count."""
+    num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
+    if num_steps > ranges.MOST:
+        raise UserError(
+            f"config.num_epochs = {config.num_epochs} of {feed.steps_per_epoch:,} steps are more "
+            f"than the {ranges.MOST:,} a run can count"
+        )
+    return num_steps
 
 
 def _feed(config: Any, mesh: Mesh, saved: dict[str, Any] | None) -> Feed:

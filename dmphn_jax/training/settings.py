@@ -153,9 +153,8 @@ def model_of(config: Any) -> ModelConfig:
 
 def flat(config: Any) -> dict[str, Any]:
     """Returns the fields as `section.field` -> plain JSON value."""
-    items = config.to_dict() if hasattr(config, "to_dict") else config
     result = {}
-    for name, value in items.items():
+    for name, value in config.items():
         if isinstance(value, Mapping):
             result |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
         else:

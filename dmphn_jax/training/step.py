@@ -56,6 +56,18 @@ class StepOptions:
     ema_decay: float = 0.0
     accumulate_steps: int = 1
 
+    @classmethod
+    def of(cls, config: Any) -> StepOptions:
+        """Returns the options of a run's config."""
+        return cls(
+            seed=config.seed,
+            recipe=config.augment,
+            loss=config.loss.name,
+            levels=config.loss.levels,
+            ema_decay=config.ema_decay,
+            accumulate_steps=config.optimizer.accumulate_steps,
+        )
+
 
 def make_train_step(
     module: Any,

@@ -17,6 +17,7 @@ import pytest
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
+from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, init_params
 from dmphn_jax.models.output import Output
 from dmphn_jax.training import periodic, settings
@@ -25,6 +26,7 @@ from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.loop import train
 from dmphn_jax.training.metrics_reader import DivergedError
 from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.prepare import pairs_of
 from dmphn_jax.training.run_log import Meter, RunLog, duration
 from dmphn_jax.training.state import init_state
 from dmphn_jax.training.step import StepOptions, data_mesh, ema_rate, make_train_step
@@ -264,19 +266,13 @@ def test_the_weights_stay_on_the_device_for_an_evaluation(tmp_path, monkeypatch)
     params = jax.device_put(init_params(model))
     taken = []
 
-    class Identity:
-        def __init__(self, *, params, config):
-            taken.extend(jax.tree.leaves(params))
+    def recorded(*, params, config):
+        taken.extend(jax.tree.leaves(params))
+        return Deblurrer(params=params, config=config)
 
-        def submit(self, images):
-            return images
-
-        def batch(self, images):
-            return images
-
-    monkeypatch.setattr(periodic, "Deblurrer", Identity)
+    monkeypatch.setattr(periodic, "Deblurrer", recorded)
     log = RunLog(tmp_path)
-    evaluation = periodic.PeriodicEvaluation(Pairs(), model, config, log)
+    evaluation = periodic.PeriodicEvaluation(Pairs(), pairs_of(config), model, pictures=0, log=log)
     score, best = evaluation(params, 2, None)
     log.close()
     assert best == {"score": score, "step": 2}
