@@ -11,7 +11,6 @@ feed's position equal those of a run that was never killed. Exit status 0 if so.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -20,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from dmphn_jax.checkpoints import items
 
 FLAGS = [
     "--config=configs/dmphn.py:1",
@@ -46,8 +47,7 @@ def command(workdir: Path, steps: int, feed: str) -> list[str]:
 def fingerprint(workdir: Path, step: int) -> dict:
     """Returns digests of everything a checkpoint holds, and the feed's position."""
     folder = workdir / "checkpoints" / str(step)
-    model = json.loads((folder / "model" / "metadata").read_text())
-    run = json.loads((folder / "run" / "metadata").read_text())
+    model, run = (items.read_record(folder, item) for item in ("model", "run"))
     return {"params": model["digest"], "state": run["digest"], "feed": run["feed"]}
 
 

@@ -49,6 +49,16 @@ def write(
         checkpointer.save(Path(folder).absolute(), composite(arrays, records), force=True)
 
 
+def read_shapes(folder: str | os.PathLike[str], item: str) -> Any:
+    """Returns the shapes and dtypes that an item's files declare, as `jax.ShapeDtypeStruct`s.
+
+    Takes no memory for them. Raises as `read_arrays` does.
+    """
+    with quiet():
+        found = ocp.StandardCheckpointHandler().metadata(Path(folder).absolute() / item)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found.tree)
+
+
 def read_arrays(folder: str | os.PathLike[str], item: str) -> Any:
     """Returns an item's arrays, saved on any number of devices, on the first local device.
 
@@ -107,7 +117,8 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 
 class _PatientPolicy(asyncio.DefaultEventLoopPolicy):
-    _loop_factory = _PatientLoop
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _PatientLoop()
 
 
 @contextlib.contextmanager

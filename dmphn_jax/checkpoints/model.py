@@ -134,6 +134,10 @@ def read_model_item(path: str | os.PathLike[str]) -> dict[str, Any]:
     # The first checkpoints have no digest of the record.
     if "record_digest" in item and item["record_digest"] != _record_digest(item):
         raise UserError(f"{path}: damaged: {_RECORD} does not match its own digest")
+    try:
+        ModelConfig.from_dict(item["model"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its model is unknown here: {one_line(error)}") from None
     return item
 
 
@@ -145,20 +149,24 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path).absolute()
     item = read_model_item(path)
-    try:
-        config = ModelConfig.from_dict(item["model"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its model is unknown here: {one_line(error)}") from None
+    config = ModelConfig.from_dict(item["model"])
     if not (path / "params").is_dir():
         raise UserError(f"{path}: damaged: params/ is missing")
-    try:
-        params = items.read_arrays(path, "params")
-    except Exception as error:  # orbax and tensorstore raise many types for damaged files
-        raise UserError(f"{path}: damaged: params/ cannot be read: {files.why(error)}") from None
-    _check_tree(params, config, str(path))
+    params = _read_params(path, config)
     if digest(params) != item["digest"]:
         raise UserError(f"{path}: damaged: the parameters do not match their digest")
     return Checkpoint(params, config, item.get("info") or {}, item["digest"])
+
+
+def _read_params(path: Path, config: ModelConfig) -> Params:
+    try:
+        # First what the files declare: no memory is taken for arrays that are not the model's.
+        _check_tree(items.read_shapes(path, "params"), config, str(path))
+        return items.read_arrays(path, "params")
+    except UserError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise many types for damaged files
+        raise UserError(f"{path}: damaged: params/ cannot be read: {files.why(error)}") from None
 
 
 def _check_tree(params: Any, config: ModelConfig, where: str) -> None:

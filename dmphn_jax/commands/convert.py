@@ -17,7 +17,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Turns a folder of the authors' PyTorch weights (encoder_lv1.pkl,\n"
         "decoder_s2_lv3.pkl, ...) into a checkpoint; with --to-torch, a checkpoint into such\n"
-        "a folder. Needs no PyTorch, and runs no code that a weight file may hold.",
+        "a folder. Needs no PyTorch, and runs no code that a weight file may hold. The authors'\n"
+        "own folders are known by their files' digests.",
         epilog="examples:\n"
         "  dmphn convert checkpoints/DMPHN_1_2_4 dmphn_1_2_4\n"
         "  dmphn convert --to-torch dmphn_1_2_4 torch_weights",
@@ -33,7 +34,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the model in SRC_DIR, where its file names do not tell (dmphn_1_1_1, dmphn_1_4_16, "
         "dmphn_1_2_4_ws, ...) or hold more than wanted; `dmphn models` lists the names",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace DST_DIR")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace DST_DIR; it stays until the new one is whole",
+    )
     return parser
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tensorstore
 
 from dmphn_jax import checkpoints
 from dmphn_jax.checkpoints import items, model
@@ -233,6 +234,17 @@ def test_damaged_data_never_loads_as_other_parameters(copy, params, damage, capf
     assert all("damaged" in line for line in refused)
     # Tensorstore's threads have nobody to report to once orbax has closed its event loop.
     assert capfd.readouterr().err == ""
+
+
+def test_arrays_that_declare_other_sizes_take_no_memory(copy):
+    kvstore = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{copy / 'params'}/"}}
+    name = "stage_1.level_1.encoder.conv_1.bias"
+    store = tensorstore.KvStore.open(kvstore).result()
+    header = json.loads(store.read(f"{name}/.zarray").result().value)
+    header["shape"] = [1 << 40]
+    store.write(f"{name}/.zarray", json.dumps(header).encode()).result()
+    with pytest.raises(UserError, match=r"conv_1/bias has shape \(1099511627776,\), the model's"):
+        checkpoints.load(copy)
 
 
 def test_a_file_is_not_a_checkpoint(tmp_path):

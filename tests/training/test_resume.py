@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dmphn_jax import main
+from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError
 from tests.support.training import TINY_FLAGS
 
@@ -26,8 +27,7 @@ def command(workdir, feed, *flags) -> list[str]:
 def fingerprint(workdir, step=FINAL) -> dict:
     """Digests of everything a checkpoint holds, and the feed's position."""
     folder = Path(workdir) / "checkpoints" / str(step)
-    model = json.loads((folder / "model" / "metadata").read_text())
-    run = json.loads((folder / "run" / "metadata").read_text())
+    model, run = (items.read_record(folder, item) for item in ("model", "run"))
     return {"params": model["digest"], "state": run["digest"], "feed": run["feed"]}
 
 
