@@ -50,12 +50,18 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the command's own flags, and those that override the config's fields."""
+    """Returns the command's own flags, and those that override the config's fields.
+
+    The latter go to ml_collections' config_flags as they are (`settings.read`). The former are not
+    absl's: its parser reports a mistake in several lines, and its `--help` lists the flags of
+    every module that has been imported.
+    """
     parser = _Parser(
         prog="python -m dmphn_jax.main",
         description="Trains or evaluates an experiment; a run goes on from its last checkpoint.",
         epilog="Fields of the config are set as --config.batch_size=12, sections as "
-        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all.",
+        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all. Exit status 75: the "
+        "run was asked to stop and has saved, start it again.",
         allow_abbrev=False,
     )
     parser.add_argument(

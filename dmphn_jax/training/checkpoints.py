@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +28,11 @@ from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import why
 from dmphn_jax.models import ModelConfig, parameter_name
+from dmphn_jax.training import run_record
+from dmphn_jax.training.run_record import DamagedError
 from dmphn_jax.training.state import TrainState
 
-FORMAT = 1
 _DELETED = ".deleted"
-
-
-class DamagedError(UserError):
-    """A checkpoint that cannot be used and is set aside."""
 
 
 class Resumed(NamedTuple):
@@ -82,7 +77,7 @@ class RunCheckpoints:
         """Returns the item `run` of the newest checkpoint whose description reads, else None."""
         for step in self.steps():
             try:
-                return _read_run(self.folder / str(step))
+                return run_record.read(self.folder / str(step))
             except DamagedError as error:
                 self._set_aside(step, error)
         return None
@@ -109,9 +104,7 @@ class RunCheckpoints:
     def steps(self) -> list[int]:
         """Returns the steps that have a folder, newest first."""
         entries = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(
-            (int(p.name) for p in entries if p.is_dir() and p.name.isdigit()), reverse=True
-        )
+        return sorted((int(p.name) for p in entries if _is_step(p) and p.is_dir()), reverse=True)
 
     def save(self, state: TrainState, run: dict[str, Any], score: float | None = None) -> None:
         """Saves asynchronously; waits only for the save before it.
@@ -183,10 +176,9 @@ class RunCheckpoints:
         info = {"step": step, "ema": state.ema is not None, "config": run.get("config")}
         if score is not None:
             info["score"] = score
-        run = {**run, "format": FORMAT, "digest": checkpoints.digest(rest)}
         records = {
             "model": checkpoints.model_item(params, self.model, info),
-            "run": run | {"record_digest": _record_digest(run)},
+            "run": run_record.sealed(run, checkpoints.digest(rest)),
         }
         with items.quiet():
             saved = self._manager.save(
@@ -201,7 +193,7 @@ class RunCheckpoints:
         shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
 
     def _read(self, path: Path, template: TrainState) -> Resumed:
-        run = _read_run(path)
+        run = run_record.read(path)
         try:
             params = jax.device_get(checkpoints.load(path).params)
         except UserError as error:
@@ -230,8 +222,11 @@ class RunCheckpoints:
         while target.exists():
             number += 1
             target = target.with_name(f"{step}-{number}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / str(step)).rename(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / str(step)).rename(target)
+        except OSError as failure:
+            raise UserError(f"{one_line(error)}; cannot be set aside: {why(failure)}") from None
         self._warn(f"warning: {one_line(error)}; moved to {target}")
 
 
@@ -244,15 +239,19 @@ def chosen_checkpoint(folder: str | Path) -> Path:
     Raises UserError if there is none.
     """
     folder = Path(folder)
-    paths = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    paths = [p for p in folder.iterdir() if _is_step(p)] if folder.is_dir() else []
     for path in sorted(paths, key=lambda p: int(p.name), reverse=True):
         try:
-            best = _read_run(path).get("best")
+            best = run_record.read(path).get("best")
         except DamagedError:
             continue
         kept = folder / str(best["step"]) if best else path
         return kept if kept.is_dir() else path
     raise UserError(f"{folder}: no checkpoint; train first, or name the run's --workdir")
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdigit()
 
 
 @jax.jit
@@ -274,34 +273,3 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 def _flatten(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    """Returns the checked item `run` of a step folder; raises DamagedError in one line."""
-    file = items.record_file(path, "run")
-    try:
-        run = items.read_record(path, "run")
-        if not isinstance(run, dict) or run["step"] != int(path.name):
-            raise ValueError("another step's")
-        if run["format"] > FORMAT:
-            raise UserError(f"{path}: a newer version wrote it; upgrade dmphn_jax")
-        # The first runs have no digest of the record.
-        if "record_digest" in run and run["record_digest"] != _record_digest(run):
-            raise ValueError("does not match its own digest")
-        best = run["best"]
-        whole = isinstance(run["config"], dict) and isinstance(run["feed"], dict)
-        if not whole or not (best is None or best["score"] <= float("inf")):
-            raise ValueError("is not whole")
-    except PermissionError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = why(error) if isinstance(error, OSError | ValueError) else "is not whole"
-        raise DamagedError(f"{path}: damaged: {file.relative_to(path)}: {reason}") from None
-    return run
-
-
-def _record_digest(run: dict[str, Any]) -> str:
-    """Returns the SHA-256 of a record without its own digest, as JSON reads it back."""
-    rest = {name: value for name, value in run.items() if name != "record_digest"}
-    text = json.dumps(json.loads(json.dumps(rest)), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

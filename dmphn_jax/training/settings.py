@@ -152,9 +152,9 @@ def model_of(config: Any) -> ModelConfig:
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """Returns the fields as `section.field` -> plain JSON value."""
+    """Returns the fields of a ConfigDict or its dict: `section.field` -> plain JSON value."""
     result = {}
-    for name, value in config.items():
+    for name, value in (config if isinstance(config, Mapping) else config.to_dict()).items():
         if isinstance(value, Mapping):
             result |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
         else:

@@ -91,7 +91,7 @@ def changed(record: Path, **fields) -> None:
         (lambda step: nested(step / "model" / "metadata"), "model/metadata"),
         (lambda step: changed(step / "run" / "metadata", feed={"step": 3}), "its own digest"),
         (lambda step: changed(step / "run" / "metadata", record_digest=1), "its own digest"),
-        (lambda step: (step / "run" / "metadata").write_text("{}"), "is not whole"),
+        (lambda step: (step / "run" / "metadata").write_text("{}"), "run/metadata is not whole"),
     ],
     ids=[
         "bit flipped",
