@@ -60,8 +60,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m dmphn_jax.main",
         description="Trains or evaluates an experiment; a run goes on from its last checkpoint.",
         epilog="Fields of the config are set as --config.batch_size=12, sections as "
-        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all. Exit status 75: the "
-        "run was asked to stop and has saved, start it again.",
+        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all. Exit status 75: "
+        "asked to stop, saved, to be started again.",
         allow_abbrev=False,
     )
     parser.add_argument(
