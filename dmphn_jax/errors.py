@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from dmphn_jax.streams import Stream, standard_streams
 
@@ -29,6 +29,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def few(items: Collection[str], shown: int = 3, separator: str = ", ") -> str:
+    """Returns the first few of `items` as a phrase: `a, b, c and 4 more`."""
+    items = list(items)
+    text = separator.join(items[:shown])
+    return text + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
 def one_line(error: BaseException) -> str:

@@ -73,9 +73,9 @@ def standard_streams() -> Iterator[Stream]:
     Characters that stdout's encoding does not have are escaped, as stderr does by itself.
     """
     # A descriptor that was closed would be given to the next file, and what a library prints
-    # would end up in there.
+    # would end up in there. Programs that are started need theirs too.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(descriptor, True)
     os.close(descriptor)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -22,9 +22,9 @@ def reference() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def kernels() -> None:
     """Compiles the CPU kernels before the first test, whose output is not to tell of it."""
-    from dmphn_jax.cpu_kernels import library
+    from dmphn_jax import cpu_kernels
 
-    library.load()
+    cpu_kernels.load()
 
 
 @pytest.fixture(scope="session")

@@ -61,10 +61,11 @@ def test_a_reader_that_leaves_ends_the_command(tmp_path):
 
 def test_a_closed_stdout_is_not_taken_by_the_next_file(tmp_path):
     code = (
-        "import os, sys; from dmphn_jax.errors import run_command\n"
+        "import os, subprocess, sys; from dmphn_jax.errors import run_command\n"
         "def command(argv):\n"
         "    with open(argv[0], 'wb') as file:\n"
         "        os.write(1, b'a library prints')\n"
+        "        subprocess.run(['echo', 'a program prints'], check=True)\n"
         "        file.write(b'work')\n"
         "sys.exit(run_command(command, sys.argv[1:]))"
     )

@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dmphn_jax.data import splits
-from dmphn_jax.data.images import decode_image, image_size
 from dmphn_jax.data.tiles import tile_starts
-from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.errors import UserError, few, one_line
+from dmphn_jax.images import read_rgb, read_size
+from dmphn_jax.runtime import cores
 from tfds_gopro import trees, writer
 
 TILE, STRIDE = 512, 256
@@ -86,7 +87,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         **kwargs,
     ):
         self._source, self._allow_partial = source, allow_partial
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or cores()
         self._progress = progress
         self._sizes: dict[str, tuple[int, int]] = {}
         if (name := getattr(kwargs.get("config"), "name", None)) in self.builder_configs:
@@ -148,9 +149,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if not any(found.pairs.values()):
             raise UserError(f"--source {tree.path}: no pairs found; expected {self.LAYOUT}")
         if found.alone:
-            raise UserError(
-                f"{len(found.alone)} images lack their other side: {splits.few(found.alone)}"
-            )
+            raise UserError(f"{len(found.alone)} images lack their other side: {few(found.alone)}")
         faults = self._missing(found.by_sequence())
         if faults and not self._allow_partial:
             raise UserError(
@@ -172,7 +171,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 read = []
                 for path in (pair.blurry, pair.sharp):
                     with tree.open(path) as file:
-                        read.append(image_size(file, tree.name(path)))
+                        read.append(read_size(file, tree.name(path)))
             except UserError as error:
                 return str(error)
             except Exception as error:  # the zip's own errors
@@ -187,7 +186,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with ThreadPoolExecutor(self._workers) as pool:
             faults = [fault for fault in pool.map(sizes, pairs) if fault]
         if faults:
-            raise UserError(f"{len(faults)} of {len(pairs)} pairs: {splits.few(faults)}")
+            raise UserError(f"{len(faults)} of {len(pairs)} pairs: {few(faults, separator='; ')}")
 
     def _estimate(self, tree: trees.Tree, found: trees.Found) -> int:
         """Returns the bytes that the prepared set will take."""
@@ -268,7 +267,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     raise UserError(f"{tree.name(path)}: {one_line(error)}") from error
             # Frames are decoded too, so that a damaged one is found now and not while training.
             images = {
-                side: decode_image(encoded[side], tree.name(path)) for side, path in files.items()
+                side: read_rgb(encoded[side], tree.name(path)) for side, path in files.items()
             }
             if self.builder_config.size is None:
                 yield self._serialize({**encoded, **names})

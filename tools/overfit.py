@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from dmphn_jax.data.synthetic import SyntheticScenes
-from dmphn_jax.models import build, init_params, zoo
+from dmphn_jax.models import build, convolutions_for, init_params, zoo
 from dmphn_jax.training.losses import training_loss
 
 
@@ -38,7 +38,8 @@ def main() -> int:
     failed = 0
     for name in args.models:
         config = zoo.get(name)
-        module, params = build(config), init_params(config)
+        module = build(config, convolutions=convolutions_for(jax.default_backend()))
+        params = init_params(config)
         tx = optax.adam(args.learning_rate)
 
         @jax.jit

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from dmphn_jax.cpu_kernels.library import TARGETS
+from dmphn_jax.cpu_kernels import TARGETS
 from dmphn_jax.models import ModelConfig, multiply_adds
 
 TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the kernels

@@ -15,7 +15,7 @@ from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.data.base import Pair
 from dmphn_jax.data.resident_feed import ResidentFeed
 from dmphn_jax.inference.deblurrer import Deblurrer
-from dmphn_jax.models import ModelConfig, build
+from dmphn_jax.models import ModelConfig, build, convolutions_for
 from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.state import init_state
 from dmphn_jax.training.step import StepOptions, data_mesh, make_train_step
@@ -88,8 +88,8 @@ def training(
         progress=False,
     )
     tx, schedule = make_optimizer({"schedule": "constant"}, feed.steps_per_epoch)
-    module, options = build(config, precision), StepOptions(seed=seed)
-    step = make_train_step(module, tx, schedule, feed.crops, mesh, options)
+    module = build(config, precision, convolutions=convolutions_for(device.platform))
+    step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions(seed=seed))
     state = init_state(params, tx, mesh, ema=False)
     program = _Program(step, state, feed.resident, feed.next(1))
     memory = _Memory(device, program.compiled)

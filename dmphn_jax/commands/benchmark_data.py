@@ -3,67 +3,140 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
-import os
 import platform
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dmphn_jax.errors import UserError
+from dmphn_jax.files import why, write_atomically
+from dmphn_jax.runtime import cores, keep_freed_memory
 
-FEEDS = ("png", "raw", "resident")
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from dmphn_jax.data.base import Feed
+
+# Name -> what is printed, and the fields of config.data that it stands for.
+FEEDS = {
+    "png": ("PNG frames, host", {"feed": "host", "records": "frames"}),
+    "raw": ("raw tiles, host", {"feed": "host", "records": "crops"}),
+    "resident": ("resident", {"feed": "resident", "records": ""}),
+}
+_TOGETHER = 10  # steps per dispatch on an accelerator, as in training; a CPU takes 1
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     p = argparse.ArgumentParser(
         prog="dmphn benchmark-data",
-        description="Measures how many pairs of crops a second the feeds deliver, batching "
-        "included: PNG frames and raw tiles through the host feed, and the resident feed. Host "
-        "figures are per second of processor time, and so per core; wall figures use --threads.",
+        description="Measures how many pairs of crops a second the feeds bring to the devices, "
+        "as training runs them: PNG frames and raw tiles through the host feed, and the resident "
+        "feed. Host figures are per second of processor time, and so per core; wall figures use "
+        "--threads.",
     )
-    p.add_argument("--data-dir", help="prepared gopro; by default a small set is made on the fly")
-    p.add_argument("--feeds", nargs="+", choices=FEEDS, default=list(FEEDS), metavar="FEED")
-    p.add_argument("--crop-size", type=int, default=256)
-    p.add_argument("--batch-size", type=int, default=16)
-    p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    p.add_argument("--seconds", type=float, default=5.0, help="per feed (default: %(default)s)")
-    p.add_argument("--frames", type=int, default=16, help="frames of the made set")
-    p.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    add = p.add_argument
+    add("--data-dir", help="prepared gopro; by default a small set is made on the fly")
+    add("--feeds", nargs="+", choices=FEEDS, default=list(FEEDS), metavar="FEED")
+    add("--crop-size", type=int, default=256)
+    add(
+        "--batch-size",
+        type=int,
+        nargs="+",
+        default=[6, 32, 128],
+        metavar="B",
+        help="over all devices, rounded up to a multiple of them (default: 6 32 128)",
+    )
+    add("--devices", type=int, metavar="N", help="so many devices; on a CPU, virtual ones")
+    add("--threads", type=int, default=0, help="readers (default: as in training)")
+    add("--prefetch", type=int, default=0, help="pairs read ahead (default: as in training)")
+    add("--seconds", type=float, default=5.0, help="per figure (default: %(default)s)")
+    add("--frames", type=int, default=16, help="frames of the made set")
+    add("--json", metavar="FILE", help="also write the figures as JSON")
     return p
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """What one feed delivered.
+
+    Attributes:
+      feed: which, as printed.
+      batch_size: pairs per batch over all devices.
+      threads: readers; 0 for the resident feed.
+      pairs: delivered in the time.
+      pairs_per_second: by the wall clock.
+      pairs_per_second_per_core: by processor time; None for the resident feed, whose work is the
+        devices'.
+    """
+
+    feed: str
+    batch_size: int
+    threads: int
+    pairs: int
+    pairs_per_second: float
+    pairs_per_second_per_core: float | None
 
 
 def main(argv: list[str]) -> int:
     """Measures the asked feeds, prints a Markdown table; returns 0."""
     args = parser().parse_args(argv)
-    for flag in ("crop_size", "batch_size", "threads", "frames", "seconds"):
-        if getattr(args, flag) <= 0:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be positive")
+    _check(args)
+    keep_freed_memory()  # as in training
+    import jax
+
+    if args.devices:
+        jax.config.update("jax_num_cpu_devices", args.devices)
+    from dmphn_jax.training.step import data_mesh
+
+    devices = jax.devices()
+    if (args.devices or 0) > len(devices):
+        raise UserError(f"--devices {args.devices}: this machine has {len(devices)}")
+    mesh = data_mesh(devices[: args.devices])
     with tempfile.TemporaryDirectory(prefix="dmphn-benchmark-") as folder:
         data_dir = args.data_dir or make_set(Path(folder), args.frames)
-        rows = [measure(feed, data_dir, args) for feed in args.feeds]
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "set": args.data_dir or f"{args.frames} made frames of 1280x720, in the page cache",
-        "crop_size": args.crop_size,
-        "batch_size": args.batch_size,
-        "threads": args.threads,
-        "feeds": rows,
-    }
-    print(markdown(report))
+        figures = [
+            measure(name, data_dir, mesh, batch_size, args)
+            for name in args.feeds
+            for batch_size in args.batch_size
+        ]
+    machine = f"{platform.machine()}, {cores()} cores"
+    if devices[0].platform != "cpu" or mesh.size > 1:
+        machine += f", {mesh.size} devices ({devices[0].device_kind})"
+    pairs = args.data_dir or f"{args.frames} made frames of 1280x720, in the page cache"
+    print(
+        markdown(figures, f"Pairs of {args.crop_size}x{args.crop_size} crops, {machine}; {pairs}")
+    )
     if args.json:
-        path = Path(args.json)
-        temporary = path.with_name(f".{path.name}.new")
+        report = {
+            "machine": machine,
+            "set": pairs,
+            "crop_size": args.crop_size,
+            "devices": mesh.size,
+            "feeds": [dataclasses.asdict(figure) for figure in figures],
+        }
         try:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
-            temporary.replace(path)
+            write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
         except OSError as error:
-            raise UserError(f"--json {path}: {error.strerror}") from error
+            raise UserError(f"--json {args.json}: {why(error)}") from error
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    flags = {"crop_size": 1, "frames": 1, "devices": 1, "threads": 0, "prefetch": 0}
+    given = [(flag, getattr(args, flag), least) for flag, least in flags.items()]
+    given += [("batch_size", size, 1) for size in args.batch_size]
+    for flag, value, least in given:
+        if value is not None and value < least:
+            raise UserError(f"--{flag.replace('_', '-')} {value}: must be at least {least}")
+    if not args.seconds > 0:
+        raise UserError(f"--seconds {args.seconds:g}: must be positive")
 
 
 def make_set(folder: Path, frames: int) -> Path:
@@ -93,65 +166,50 @@ def make_set(folder: Path, frames: int) -> Path:
     return folder / "data"
 
 
-def measure(feed: str, data_dir: str | Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Returns one feed's figures: pairs per second, per core and by the wall clock."""
-    from dmphn_jax.data import SourceOptions, open_source
-
-    records = "crops" if feed == "raw" else "frames"
-    source = open_source("gopro", "train", SourceOptions(data_dir=data_dir, records=records))
-    run = _resident if feed == "resident" else _host
-    pairs, wall, cpu = run(source, args)
-    names = {"png": "PNG frames, host", "raw": "raw tiles, host", "resident": "resident"}
-    return {
-        "feed": names[feed],
-        "pairs_per_second_per_core": None if cpu is None else round(pairs / cpu, 1),
-        "pairs_per_second": round(pairs / wall, 1),
-        "pairs": pairs,
-    }
-
-
-def _host(source: Any, args: argparse.Namespace) -> tuple[int, float, float]:
+def measure(
+    name: str, data_dir: str | Path, mesh: Mesh, batch_size: int, args: argparse.Namespace
+) -> Figure:
+    """Returns what one feed of `FEEDS` delivers to the devices of `mesh`."""
+    from dmphn_jax.data import make_feed
     from dmphn_jax.data.host_feed import HostFeed
 
-    ahead = args.batch_size * args.threads
-    feed = HostFeed(
-        source,
-        batch_size=args.batch_size,
-        crop_size=args.crop_size,
-        threads=args.threads,
-        prefetch=ahead,
-    )
-    # As much is being read ahead when the clock stops as when it starts.
-    for _ in range(args.threads + 1):
-        feed.next_local()
-    pairs, wall, cpu = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - wall < args.seconds:
-        feed.next_local()
-        pairs += args.batch_size
-    times = time.perf_counter() - wall, time.process_time() - cpu
-    feed.close()
-    return pairs, *times
-
-
-def _resident(source: Any, args: argparse.Namespace) -> tuple[int, float, None]:
-    """Cuts crops in a compiled step, ten batches per dispatch; only the wall clock tells here."""
-    import jax
-
-    from dmphn_jax.data.resident_feed import ResidentFeed
-
-    devices = jax.devices()
-    mesh = jax.make_mesh(
-        (len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
-    batch_size = -(-args.batch_size // len(devices)) * len(devices)
-    feed = ResidentFeed(
-        source,
+    label, fields = FEEDS[name]
+    # The constructor and the defaults of a training run.
+    feed = make_feed(
+        {
+            "source": "gopro",
+            "data_dir": data_dir,
+            "threads": args.threads,
+            "prefetch": args.prefetch,
+            **fields,
+        },
         mesh=mesh,
         seed=0,
-        batch_size=batch_size,
+        batch_size=-(-batch_size // mesh.size) * mesh.size,
         crop_size=args.crop_size,
-        progress=False,
     )
+    host = isinstance(feed, HostFeed)
+    with contextlib.closing(feed):
+        # As much is being read ahead when the clock stops as when it starts.
+        ahead = feed.prefetch // feed.batch_size if host else 0
+        pairs, wall, cpu = _clocked(feed, mesh, ahead + 1, args.seconds)
+    return Figure(
+        feed=label,
+        batch_size=feed.batch_size,
+        threads=feed.threads if host else 0,
+        pairs=pairs,
+        pairs_per_second=round(pairs / wall, 1),
+        pairs_per_second_per_core=round(pairs / cpu, 1) if host else None,
+    )
+
+
+def _clocked(feed: Feed, mesh: Mesh, unclocked: int, seconds: float) -> tuple[int, float, float]:
+    """Returns (pairs delivered, seconds by the clock, seconds of processor time).
+
+    Each dispatch cuts its crops in a compiled step, as training does; the host feed's are there
+    already.
+    """
+    import jax
 
     @jax.jit
     def step(resident, batches):
@@ -162,28 +220,34 @@ def _resident(source: Any, args: argparse.Namespace) -> tuple[int, float, None]:
 
         return jax.lax.scan(one, jax.numpy.uint32(0), batches)[0]
 
-    step(feed.resident, feed.next(10)).block_until_ready()
-    pairs, start = 0, time.perf_counter()
-    while time.perf_counter() - start < args.seconds:
-        step(feed.resident, feed.next(10)).block_until_ready()
-        pairs += 10 * batch_size
-    wall = time.perf_counter() - start
-    feed.close()
-    return pairs, wall, None
+    together = 1 if mesh.devices.flat[0].platform == "cpu" else _TOGETHER
+
+    def dispatch() -> None:
+        batches = feed.next(together)
+        jax.block_until_ready(batches if feed.resident is None else step(feed.resident, batches))
+
+    for _ in range(unclocked):
+        dispatch()
+    pairs, wall, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < seconds:
+        dispatch()
+        pairs += together * feed.batch_size
+    return pairs, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """Returns the report as a Markdown table."""
+def markdown(figures: list[Figure], title: str) -> str:
+    """Returns the figures as a Markdown table."""
     lines = [
-        f"Pairs of {report['crop_size']}x{report['crop_size']} crops, batches of "
-        f"{report['batch_size']}, {report['threads']} threads, {report['machine']}; "
-        f"{report['set']}",
+        title,
         "",
-        "| feed | pairs/s per core | pairs/s |",
-        "|---|---|---|",
+        "| feed | batch | readers | pairs/s per core | pairs/s |",
+        "|---|--:|--:|--:|--:|",
     ]
-    for row in report["feeds"]:
-        core = row["pairs_per_second_per_core"]
+    for row in figures:
+        core = row.pairs_per_second_per_core
         shown = "" if core is None else f"{core:,.0f}"
-        lines.append(f"| {row['feed']} | {shown} | {row['pairs_per_second']:,.0f} |")
+        lines.append(
+            f"| {row.feed} | {row.batch_size} | {row.threads or ''} | {shown} "
+            f"| {row.pairs_per_second:,.0f} |"
+        )
     return "\n".join(lines)

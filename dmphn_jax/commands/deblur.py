@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import collections
-import math
 import os
 import signal
 import sys
 import threading
 import warnings
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
 
-from dmphn_jax.commands.arguments import count
+from dmphn_jax.commands.arguments import count, percentage, pixels
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS
+
+if TYPE_CHECKING:
+    from dmphn_jax.inference.jobs import Job
+    from dmphn_jax.inference.tally import Tally
 
 _FORMATS = {
     "png": "PNG",
@@ -32,30 +36,11 @@ alpha, 8 and 16 bits; turned upright as EXIF says. Alpha is kept as it is, gray 
 stay 16 in PNG and TIFF; ICC profile, EXIF, XMP and resolution are carried over where the output's
 format holds them. Animations and multi-page files are refused: split them into frames first.
 
-A file that fails is told at the end, on one line, and the others are done. Run again after an
-interrupt: finished outputs are skipped. Exit status: 0 all done, 1 some files failed, 2 wrong use.
+A file that fails is told at the end, on one line, and the others are done; so is one whose output
+is another's too (a.gif beside a.png) or a folder's name. Run again after an interrupt: finished
+outputs are skipped. Exit status: 0 all done, 1 some files failed, 2 wrong use, 74 all done but the
+summary could not be printed.
 """
-
-
-def _pixels(text: str) -> int:
-    """Reads a count with an optional k, M or G."""
-    scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-    return _within(int(float(text[:-1] if scale > 1 else text) * scale), math.inf)
-
-
-def _quality(text: str) -> int:
-    return _within(int(text), 100)
-
-
-def _within(value: int, most: float) -> int:
-    if not 1 <= value <= most:
-        raise ValueError
-    return value
-
-
-# What argparse calls them: "argument --quality: invalid number from 1 to 100 value: '0'".
-_pixels.__name__ = "count of pixels"
-_quality.__name__ = "number from 1 to 100"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--quality",
-        type=_quality,
+        type=percentage,
         default=95,
         metavar="Q",
         help="of JPEG and WebP, 1 to 100; 100 makes WebP lossless (default 95)",
@@ -101,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add("-n", "--dry-run", action="store_true", help="say what would be done, and do nothing")
     add(
         "--max-pixels",
-        type=_pixels,
+        type=pixels,
         default=100_000_000,
         metavar="N",
         help="refuse larger images, by the size they declare (default 100M)",
@@ -121,10 +106,12 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     # Slow to import, and not needed for --help.
     from dmphn_jax.inference.jobs import plan
+    from dmphn_jax.inference.pipeline import Result
+    from dmphn_jax.inference.tally import Tally
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata is dropped silently
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    jobs, ignored = plan(
+    laid_out = plan(
         args.inputs,
         args.output,
         format=_FORMATS.get(args.format),
@@ -133,18 +120,20 @@ def main(argv: list[str]) -> int:
     )
     if not os.path.isdir(args.checkpoint):
         raise UserError(f"--checkpoint {shown(args.checkpoint)}: no such folder")
-    todo = [job for job in jobs if not job.exists]
-    tally = _Tally(len(todo), skipped=len(jobs) - len(todo), ignored=ignored, quiet=args.quiet)
+    tally = Tally(laid_out)
     if args.dry_run:
-        return _dry_run(jobs, args.max_pixels, tally)
-    if todo:
-        _make_output_folder(todo, args.output)
-        _run(todo, args, tally)
-    tally.report(args.output)
+        return _dry_run(laid_out.jobs, args.max_pixels, tally)
+    if any(not job.problem for job in tally.todo):
+        _make_output_folder(tally.todo, args.output)
+        _run(tally, args)
+    else:  # nothing that needs a network
+        for job in tally.todo:
+            tally.add(Result(job, f"{shown(job.source)}: {job.problem}"))
+    _report(tally, args)
     return 1 if tally.failures else 0
 
 
-def _run(todo: list, args: argparse.Namespace, tally: _Tally) -> None:
+def _run(tally: Tally, args: argparse.Namespace) -> None:
     """Deblurs; what was done by an interrupt is reported before it goes on its way."""
     import tqdm
 
@@ -155,12 +144,15 @@ def _run(todo: list, args: argparse.Namespace, tally: _Tally) -> None:
     cache_compilations()
     deblurrer = Deblurrer(args.checkpoint, stages=args.stages, precision=args.precision)
     results = run_jobs(
-        todo, deblurrer, max_pixels=args.max_pixels, quality=args.quality, workers=args.workers
+        tally.todo,
+        deblurrer.submit,
+        max_pixels=args.max_pixels,
+        quality=args.quality,
+        workers=args.workers,
     )
     terminal = sys.stderr.isatty()
-    order = {job: index for index, job in enumerate(todo)}
     bar = tqdm.tqdm(
-        total=len(todo),
+        total=len(tally.todo),
         file=sys.stderr,
         disable=args.quiet,
         unit=" images",
@@ -174,12 +166,12 @@ def _run(todo: list, args: argparse.Namespace, tally: _Tally) -> None:
     restore = _exit_on_sigterm()
     try:
         for result in results:
-            tally.add(order[result.job], result)
+            tally.add(result)
             bar.update()
     except (KeyboardInterrupt, SystemExit):
         results.close()
         bar.close()
-        tally.report(args.output, interrupted=True)
+        _report(tally, args, interrupted=True)
         raise
     finally:
         results.close()
@@ -187,7 +179,21 @@ def _run(todo: list, args: argparse.Namespace, tally: _Tally) -> None:
         restore()
 
 
-def _dry_run(jobs: list, max_pixels: int, tally: _Tally) -> int:
+def _report(tally: Tally, args: argparse.Namespace, *, interrupted: bool = False) -> None:
+    """Prints a line per failure on stderr, the summary on stdout."""
+    sys.stdout.flush()
+    for line in tally.failures:
+        print(f"dmphn: failed: {line}", file=sys.stderr)
+    if args.quiet:
+        return
+    for line in tally.summary(args.output, interrupted=interrupted):
+        print(line)
+    sys.stdout.flush()
+    if interrupted:
+        print("interrupted: run the same command again to do the rest", file=sys.stderr)
+
+
+def _dry_run(jobs: list[Job], max_pixels: int, tally: Tally) -> int:
     """Lists what would be done, from names and headers alone."""
     from dmphn_jax.errors import one_line
     from dmphn_jax.images import ImageError, read_header
@@ -207,55 +213,10 @@ def _dry_run(jobs: list, max_pixels: int, tally: _Tally) -> int:
             failed += 1
             print(f"fail    {one_line(error)}")
     print(
-        f"would deblur {tally.total - failed}, skip {tally.skipped}, fail {failed}"
-        f"{tally.ignored_text()}"
+        f"would deblur {len(tally.todo) - failed}, skip {tally.skipped}, fail {failed}"
+        f"{tally.ignored}"
     )
     return 1 if failed else 0
-
-
-class _Tally:
-    """What was done so far, and how it is told."""
-
-    def __init__(
-        self, total: int, *, skipped: int, ignored: collections.Counter[str], quiet: bool
-    ) -> None:
-        self.total, self.skipped, self.ignored, self.quiet = total, skipped, ignored, quiet
-        self.done = 0
-        self.failures: list[tuple[int, str]] = []
-        self.notes: collections.Counter[str] = collections.Counter()
-
-    def add(self, index: int, result: Any) -> None:
-        if result.failure:
-            self.failures.append((index, result.failure))
-        else:
-            self.done += 1
-            self.notes.update(result.notes)
-
-    def ignored_text(self) -> str:
-        if not self.ignored:
-            return ""
-        kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in self.ignored.most_common(5))
-        return f"; other files passed over: {kinds}"
-
-    def report(self, output: str, *, interrupted: bool = False) -> None:
-        """Prints a line per failure on stderr, the summary on stdout."""
-        sys.stdout.flush()
-        for _, line in sorted(self.failures):
-            print(f"dmphn: failed: {line}", file=sys.stderr)
-        if self.quiet:
-            return
-        for note, images in self.notes.items():
-            print(f"note ({images} {'image' if images == 1 else 'images'}): {note}")
-        # Files being written at an interrupt are finished, but not counted any more.
-        least = "at least " if interrupted else ""
-        parts = [f"deblurred {least}{self.done} of {self.total} into {shown(output)}"]
-        if self.skipped:
-            parts.append(f"{self.skipped} skipped, their outputs exist (--overwrite replaces them)")
-        if self.failures:
-            parts.append(f"{len(self.failures)} failed")
-        print("; ".join(parts) + self.ignored_text(), flush=True)
-        if interrupted:
-            print("interrupted: run the same command again to do the rest", file=sys.stderr)
 
 
 def _extensions(text: str | None) -> tuple[str, ...]:
@@ -276,7 +237,7 @@ def _extensions(text: str | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _make_output_folder(todo: list, output: str) -> None:
+def _make_output_folder(todo: list[Job], output: str) -> None:
     """Makes the output folder, so that a wrong one is told before the model is loaded."""
     single = len(todo) == 1 and todo[0].output == output
     folder = (os.path.dirname(output) or ".") if single else output
@@ -288,12 +249,12 @@ def _make_output_folder(todo: list, output: str) -> None:
         raise UserError(f"--output {shown(output)}: no permission to write there")
 
 
-def _exit_on_sigterm():
+def _exit_on_sigterm() -> Callable[[], object]:
     """Makes SIGTERM (a job's time is up) end as an interrupt does; returns what undoes it."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
 
-    def leave(number: int, frame: Any) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     previous = signal.signal(signal.SIGTERM, leave)

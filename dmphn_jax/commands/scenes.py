@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from dmphn_jax.data.psnr import psnr
 from dmphn_jax.data.synthetic import SyntheticScenes, contact_sheet
 from dmphn_jax.errors import UserError
+from dmphn_jax.files import new_file, why
 
 
 def main(argv: list[str]) -> int:
@@ -38,13 +37,13 @@ def main(argv: list[str]) -> int:
     scenes = SyntheticScenes(args.size, args.count, args.seed, motion=args.motion, noise=args.noise)
     pairs = list(scenes)
     out = Path(args.contact_sheet)
-    temporary = out.with_name(f".{out.stem}-{uuid.uuid4().hex}{out.suffix or '.png'}")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent}: no such folder")
     try:
-        Image.fromarray(contact_sheet(pairs, args.columns)).save(temporary, optimize=True)
-        os.replace(temporary, out)
+        with new_file(out) as temporary:
+            Image.fromarray(contact_sheet(pairs, args.columns)).save(temporary, optimize=True)
     except (OSError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error})") from None
+        raise UserError(f"{out}: cannot be written ({why(error)})") from None
     values = [psnr(pair.blurry, pair.sharp) for pair in pairs]
     marks = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
     print(f"{out}: {len(pairs)} scenes, blurry against sharp PSNR in dB:")

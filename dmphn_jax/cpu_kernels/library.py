@@ -13,37 +13,24 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jaxlib
 
+from dmphn_jax.cpu_kernels.kernels import TARGETS, Kernels
 from dmphn_jax.runtime import cache_folder
 
 SOURCE = Path(__file__).parent / "source"
-TARGETS = ("dmphn_convolve", "dmphn_filter_gradient")
-
-
-class Library(NamedTuple):
-    """The loaded kernels.
-
-    Attributes:
-      lanes: float32 numbers in a vector of this processor; features must be a multiple of it.
-      names: what each of `TARGETS` is registered as.
-    """
-
-    lanes: int
-    names: dict[str, str]
 
 
 @functools.cache
-def load() -> Library | None:
+def load() -> Kernels | None:
     """Returns the kernels, compiled at their first use on a machine; None where there are none.
 
-    There are none where JAX does not compute on the CPU, without a C++ compiler (`c++` or what
-    `CXX` names), without a folder to keep them in, and with `DMPHN_CPU_KERNELS=0`.
+    There are none without a C++ compiler (`c++` or what `CXX` names), without a folder to keep them
+    in, and with `DMPHN_CPU_KERNELS=0`.
     """
-    if os.environ.get("DMPHN_CPU_KERNELS") == "0" or jax.default_backend() != "cpu":
+    if os.environ.get("DMPHN_CPU_KERNELS") == "0":
         return None
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     folder = cache_folder("kernels")
@@ -60,12 +47,11 @@ def load() -> Library | None:
     except OSError as error:
         print(f"dmphn: CPU kernels left out: {error}", file=sys.stderr)
         return None
-    # Programs that JAX keeps on disk name their kernels: other kernels need other names.
-    names = {target: f"{target}_{digest}" for target in TARGETS}
-    for target, name in names.items():
+    kernels = Kernels(library.dmphn_lanes(), digest)
+    for target in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(library, target))
-        jax.ffi.register_ffi_target(name, capsule, platform="cpu")
-    return Library(library.dmphn_lanes(), names)
+        jax.ffi.register_ffi_target(kernels.name(target), capsule, platform="cpu")
+    return kernels
 
 
 def _flags() -> list[str]:

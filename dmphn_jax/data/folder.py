@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dmphn_jax.data.base import Pair
-from dmphn_jax.data.images import SUFFIXES, decode_image, image_size
-from dmphn_jax.errors import UserError
+from dmphn_jax.errors import UserError, few
+from dmphn_jax.images import EXTENSIONS, WRITABLE, read_rgb, read_size
 
+# Not GIF: its 256 colours make no pair, and previews lie beside pictures.
+_SUFFIXES = frozenset(end for end, format in EXTENSIONS.items() if format in WRITABLE)
 # Names of the two sides, the preferred ones first; compared without case.
 BLURRY_NAMES = ("blurry", "blur", "input", "lq")
 SHARP_NAMES = ("sharp", "gt", "target", "groundtruth")
@@ -37,7 +39,7 @@ class FolderSource:
 
         def check(pair: tuple[str, Path, Path]) -> tuple[tuple[int, int] | None, str]:
             try:
-                blurry, sharp = image_size(pair[1]), image_size(pair[2])
+                blurry, sharp = read_size(pair[1]), read_size(pair[2])
             except UserError as error:
                 return None, str(error)
             if blurry == sharp:
@@ -49,7 +51,9 @@ class FolderSource:
             checked = list(pool.map(check, self._pairs))
         faults = [fault for _, fault in checked if fault]
         if faults:
-            raise UserError(f"{where}: {len(faults)} of {len(checked)} pairs: {few(faults)}")
+            raise UserError(
+                f"{where}: {len(faults)} of {len(checked)} pairs: {few(faults, separator='; ')}"
+            )
         self._shapes = [shape for shape, _ in checked]
 
     def __len__(self) -> int:
@@ -63,7 +67,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> Pair:
         """Returns pair `index`; raises UserError naming a file that cannot be read."""
         name, blurry_file, sharp_file = self._pairs[index]
-        blurry, sharp = decode_image(blurry_file), decode_image(sharp_file)
+        blurry, sharp = read_rgb(blurry_file), read_rgb(sharp_file)
         if blurry.shape != sharp.shape:
             raise UserError(f"{blurry_file}: its size changed and now differs from its sharp side")
         return Pair(blurry, sharp, name)
@@ -120,17 +124,11 @@ def open_folder(
     return FolderSource(pairs, str(root))
 
 
-def few(items: Sequence[str], shown: int = 3) -> str:
-    """Returns the first few of `items` as a phrase: `a; b; c and 4 more`."""
-    text = "; ".join(items[:shown])
-    return text + (f" and {len(items) - shown} more" if len(items) > shown else "")
-
-
 def _images(root: Path) -> Iterable[Path]:
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in _SUFFIXES and not name.startswith("."):
                 yield Path(folder, name)
 
 

@@ -1,28 +1,31 @@
 """The host feed: crops cut on the host by grain's threads, batches sent to the devices.
 
-Which pair and which crop stand in row r of batch k depends on (seed, batch size, k, r) only. The
-order is decided for the whole batch, then each process reads the rows that its own devices hold:
-the same seed gives the same global batches on any number of processes, threads and restores.
+The order is decided for the whole batch (`crop_reader.Order`), then each process reads the rows
+that its own devices hold: the same seed gives the same global batches on any number of processes,
+threads and restores.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from dmphn_jax.data.base import Feed, PairSource
-from dmphn_jax.errors import UserError
+from dmphn_jax.data.base import PairSource, State, StepFeed, check_divides
+from dmphn_jax.data.crop_reader import CropReader, Order, check_sizes
+from dmphn_jax.runtime import cores
 
-_PREFETCHED_PAIRS = 64
-_ORDER, _CROP = range(2)  # keep the streams of random numbers apart
+if TYPE_CHECKING:
+    import jax
+    from grain import DatasetIterator
+    from jax.sharding import Mesh, NamedSharding
+
+_PREFETCHED_PAIRS = 64  # at least, and two batches
+_PIECES_PER_THREAD = 4  # read ahead: enough that no reader waits, few enough for grain's queue
 
 
-class HostFeed(Feed):
+class HostFeed(StepFeed):
     """Random crops of a source's pairs.
 
     Every epoch of `len(source)` places visits each pair once, in an order of its own; a batch may
@@ -39,8 +42,10 @@ class HostFeed(Feed):
       seed: any integer.
       batch_size: pairs per batch over all processes.
       crop_size: side of the square crops in pixels.
-      threads: readers; by default one per core and at most 16.
-      prefetch: pairs of this process read ahead.
+      threads: readers at work at a time, whatever the batch size; by default one per core and at
+        most 16.
+      prefetch: pairs of this process read ahead, at least one per reader; by default two batches
+        and at least 64. They and two batches are all that the feed holds.
       shard: (which, of how many) consecutive parts of each batch to read, where `mesh` is None.
 
     Raises:
@@ -48,37 +53,31 @@ class HostFeed(Feed):
         `next`, a file that cannot be read.
     """
 
+    kind: ClassVar[str] = "host"
+
     def __init__(
         self,
         source: PairSource,
         *,
-        mesh: Any = None,
+        mesh: Mesh | None = None,
         seed: int = 0,
         batch_size: int,
         crop_size: int,
         threads: int | None = None,
-        prefetch: int = _PREFETCHED_PAIRS,
+        prefetch: int | None = None,
         shard: tuple[int, int] = (0, 1),
     ):
-        if len(source) == 0:
-            raise UserError("the training set holds no pairs")
-        parts = mesh.shape["data"] if mesh is not None else shard[1]
-        if batch_size < 1 or batch_size % parts:
-            raise UserError(
-                f"batch size {batch_size} does not divide over {parts} devices; "
-                f"use a multiple of {parts}"
-            )
-        self.batch_size, self.crop_size, self.seed = batch_size, crop_size, int(seed)
-        self.steps_per_epoch = max(1, len(source) // batch_size)
-        self._sharding, rows = _rows(mesh, batch_size, crop_size, shard)
-        self._batches = _Batches(source, self.seed, batch_size, crop_size, rows)
-        self._batches.check()
-        self._threads = threads or min(16, os.cpu_count() or 1)
-        self._prefetch = max(1, -(-prefetch // len(rows)))  # grain counts elements: batches here
-        self._step = 0
-        self._iterator: Any = None
+        super().__init__(len(source), seed=seed, batch_size=batch_size, crop_size=crop_size)
+        check_divides(batch_size, mesh.shape["data"] if mesh is not None else shard[1])
+        check_sizes(source, crop_size)
+        self._source, self._order = source, Order(len(source), batch_size, self.seed)
+        self._sharding, self._rows = _rows(mesh, batch_size, crop_size, shard)
+        self.threads = threads or min(16, cores())
+        self.prefetch = max(prefetch or max(_PREFETCHED_PAIRS, 2 * len(self._rows)), self.threads)
+        self._reader: CropReader | None = None
+        self._iterator: DatasetIterator | None = None
 
-    def next(self, n: int = 1) -> dict[str, Any]:
+    def next(self, n: int = 1) -> dict[str, jax.Array]:
         """Returns `n` batches: `{"blurry", "sharp"}`, uint8 (n, B, crop, crop, 3)."""
         import jax
 
@@ -93,75 +92,61 @@ class HostFeed(Feed):
 
     def next_local(self, n: int = 1) -> dict[str, np.ndarray]:
         """Returns this process's rows of the next `n` batches as host arrays."""
-        if self._iterator is None:
-            self._iterator = self._start()
-        batches = [next(self._iterator) for _ in range(n)]
+        try:
+            batches = [self._next_batch(self._step + number) for number in range(n)]
+        except BaseException:
+            self.close()  # amid a batch: `next` would start it again
+            raise
         self._step += n
         if n == 1:
             return {side: array[None] for side, array in batches[0].items()}
         return {side: np.stack([batch[side] for batch in batches]) for side in batches[0]}
 
-    def _start(self) -> Any:
+    def _next_batch(self, step: int) -> dict[str, np.ndarray]:
+        if self._reader is None or self._iterator is None:
+            self._start()
+        # grain hands the pieces out in order, however many threads read them.
+        batch = [next(self._iterator) for _ in range(self._reader.parts)][-1]
+        self._reader.finish(step)
+        return batch
+
+    def _start(self) -> None:
         import grain
 
-        options = grain.ReadOptions(
-            num_threads=min(self._threads, self._prefetch), prefetch_buffer_size=self._prefetch
-        )
+        piece = max(1, min(len(self._rows), self.prefetch // (_PIECES_PER_THREAD * self.threads)))
         # Starting from a position is a matter of numbering, which makes the state one integer.
-        dataset = grain.MapDataset.source(self._batches.starting(self._step))
-        return iter(dataset.to_iter_dataset(options))
+        self._reader = CropReader(
+            self._source, self._order, self.crop_size, self._rows, piece, first=self._step
+        )
+        options = grain.ReadOptions(
+            num_threads=self.threads, prefetch_buffer_size=-(-self.prefetch // piece)
+        )
+        self._iterator = iter(grain.MapDataset.source(self._reader).to_iter_dataset(options))
 
     def names(self, start: int, count: int) -> list[str]:
         """Returns the names of the pairs at `count` places of the stream from `start` on."""
-        index = self._batches.index
-        return [self._batches.source.names[index(q)] for q in range(start, start + count)]
+        return [self._source.names[self._order.pair(q)] for q in range(start, start + count)]
 
-    def crops(self, resident: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def crops(self, resident: None, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Returns (blurry, sharp), uint8 (B, crop, crop, 3)."""
         del resident
         return batch["blurry"], batch["sharp"]
 
-    def state(self) -> dict[str, Any]:
-        """Returns the position after the last batch handed out, and what it depends on."""
-        return {"feed": "host", "step": self._step, **self._identity()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a position that `state` returned.
-
-        Raises:
-          UserError: the state is another feed's, or the set, seed, batch or crop has changed, so
-            that the batches that followed it cannot be given.
-        """
-        if state.get("feed") != "host":
-            raise UserError(
-                f"the run was started with config.data.feed={state.get('feed')!r}, not 'host'"
-            )
-        for name, now in self._identity().items():
-            if state.get(name) != now:
-                raise UserError(
-                    f"the run cannot go on where it was: {name} was {state.get(name)}, now {now}"
-                )
+    def restore(self, state: State) -> None:
+        """Goes to a position that `state` returned; see `StepFeed.restore`."""
+        super().restore(state)
         self.close()
-        self._step = int(state["step"])
-
-    def _identity(self) -> dict[str, int]:
-        return {
-            "seed": self.seed,
-            "pairs": len(self._batches.source),
-            "batch_size": self.batch_size,
-            "crop_size": self.crop_size,
-        }
 
     def close(self) -> None:
         """Ends the threads; `next` would start them again."""
-        iterator, self._iterator = self._iterator, None
-        if hasattr(iterator, "close"):
-            iterator.close()
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = self._reader = None
 
 
 def _rows(
-    mesh: Any, batch_size: int, crop: int, shard: tuple[int, int]
-) -> tuple[Any, Sequence[int]]:
+    mesh: Mesh | None, batch_size: int, crop: int, shard: tuple[int, int]
+) -> tuple[NamedSharding | None, Sequence[int]]:
     """Returns the sharding of (n, B, ...) and the rows of B that this process must read."""
     if mesh is None:
         which, count = shard
@@ -172,90 +157,3 @@ def _rows(
     shape = (1, batch_size, crop, crop, 3)
     places = sharding.addressable_devices_indices_map(shape).values()
     return sharding, sorted({row for place in places for row in range(batch_size)[place[1]]})
-
-
-class _Batches:
-    """The rows of every batch that a process reads, by number: what grain's threads work on."""
-
-    def __init__(
-        self,
-        source: PairSource,
-        seed: int,
-        batch_size: int,
-        crop_size: int,
-        rows: Sequence[int],
-        first: int = 0,
-    ):
-        self.source, self._seed, self._rows = source, seed, list(rows)
-        self._batch_size, self._crop, self._first = batch_size, crop_size, first
-        # grain's own shuffle walks a cipher per index, 17 ms each in a set of a few pairs.
-        self._epoch = functools.lru_cache(maxsize=4)(self._shuffled)
-
-    def _generator(self, use: int, number: int) -> np.random.Generator:
-        """Returns the generator of (seed, use, number): the same numbers on every machine."""
-        key = [self._seed % 2**64, use << 62 | number]
-        return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return self._generator(_ORDER, epoch).permutation(len(self.source))
-
-    def index(self, q: int) -> int:
-        """Returns the pair at place `q` of the stream."""
-        epoch, place = divmod(q, len(self.source))
-        return int(self._epoch(epoch)[place])
-
-    def starting(self, step: int) -> _Batches:
-        """Returns the same batches numbered from `step` on."""
-        return _Batches(
-            self.source, self._seed, self._batch_size, self._crop, self._rows, first=step
-        )
-
-    def check(self) -> None:
-        """Raises UserError if a frame whose size is known is smaller than a crop."""
-        if hasattr(self.source, "positions"):
-            shapes = {self.source.shape(index): index for index in range(len(self.source))}
-            for index in shapes.values():
-                self.source.positions(index, self._crop)
-        elif hasattr(self.source, "shape"):
-            for index in range(len(self.source)):
-                self._check(index, *self.source.shape(index))
-
-    def _check(self, index: int, height: int, width: int) -> None:
-        if min(height, width) < self._crop:
-            raise UserError(
-                f"pair {self.source.names[index]} is {width}x{height}, smaller than a crop of "
-                f"{self._crop}; set config.crop_size lower or leave it out"
-            )
-
-    def __len__(self) -> int:
-        """Returns a number that no run reaches; grain wants one."""
-        return sys.maxsize // 2
-
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        """Returns a batch's rows, uint8 (rows, crop, crop, 3) a side."""
-        # One allocation: from 4 MB on NumPy asks for huge pages, which halves the time of a crop.
-        blurry, sharp = np.empty((2, len(self._rows), self._crop, self._crop, 3), np.uint8)
-        step = self._first + number
-        # Drawn for the whole batch, so that it does not matter which process reads a row.
-        fractions = self._generator(_CROP, step).random((self._batch_size, 2))
-        for place, row in enumerate(self._rows):
-            index = self.index(step * self._batch_size + row)
-            self._cut(index, *fractions[row], blurry[place], sharp[place])
-        return {"blurry": blurry, "sharp": sharp}
-
-    def _cut(
-        self, index: int, down: float, right: float, blurry: np.ndarray, sharp: np.ndarray
-    ) -> None:
-        """Fills in the crop of pair `index` at these fractions, in [0, 1), of its free play."""
-        crop = self._crop
-        if hasattr(self.source, "positions"):
-            tops, lefts = self.source.positions(index, crop)
-            top, left = int(tops[int(down * len(tops))]), int(lefts[int(right * len(lefts))])
-            self.source.crop(index, top, left, crop, out=(blurry, sharp))
-            return
-        pair = self.source[index]
-        height, width = pair.blurry.shape[:2]
-        self._check(index, height, width)
-        top, left = int(down * (height - crop + 1)), int(right * (width - crop + 1))
-        place = (slice(top, top + crop), slice(left, left + crop))
-        blurry[...], sharp[...] = pair.blurry[place], pair.sharp[place]

@@ -7,13 +7,10 @@ dispatch. Each device cuts its crops from its own frames: nothing is gathered.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +19,19 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from dmphn_jax.data.base import Feed, Pair, PairSource
+from dmphn_jax.data.base import Pair, PairSource, SizedSource, StepFeed, check_divides
+from dmphn_jax.data.crop_reader import check_size
 from dmphn_jax.data.deal import Deal
 from dmphn_jax.data.memory import DoesNotFitError, check_fits
 from dmphn_jax.errors import UserError
+from dmphn_jax.runtime import cores
+from dmphn_jax.threads import map_ahead
 
 _CHUNK_BYTES = 64 << 20  # host memory of one transfer
 _MEMORY_SHARE = 0.8  # of what is free; the rest is left to the step
 
 
-class ResidentFeed(Feed):
+class ResidentFeed(StepFeed):
     """Holds a source of pairs in device memory and feeds crops of it.
 
     Batches depend on (seed, step) only: neither on threads, nor on restores, nor on the number
@@ -61,6 +61,8 @@ class ResidentFeed(Feed):
         `frame_size`; the batch does not divide; a pair cannot be read.
     """
 
+    kind: ClassVar[str] = "resident"
+
     def __init__(
         self,
         source: PairSource,
@@ -75,19 +77,14 @@ class ResidentFeed(Feed):
         threads: int | None = None,
         progress: bool = True,
     ):
-        if len(source) == 0:
-            raise UserError("the training set holds no pairs")
-        self.mesh, self.seed = mesh, int(seed)
-        self.batch_size, self.crop_size = batch_size, crop_size
-        self.steps_per_epoch = max(1, len(source) // batch_size)
+        super().__init__(len(source), seed=seed, batch_size=batch_size, crop_size=crop_size)
+        self.mesh = mesh
         self._deal, self._shares = _dealt(len(source), mesh, batch_size, self.seed)
         self._rows = max(len(share) for share in self._shares)
-        self._step = 0
         self._sizes: dict[int, np.ndarray] = {}  # shard -> (rows, 2): its frames' (H, W)
         self.frame_size = frame_size or _largest_size(source)
         _check_fits(source, mesh, self._rows, self.frame_size, memory_share, memory_limit)
-        threads = threads or min(16, os.cpu_count() or 1)
-        self.resident = self._load(source, threads, progress)
+        self.resident = self._load(source, threads or min(16, cores()), progress)
 
     @staticmethod
     def fits(
@@ -121,9 +118,9 @@ class ResidentFeed(Feed):
         bar = tqdm(
             total=total, desc="loading pairs", unit="pair", disable=None if progress else True
         )
-        with bar, ThreadPoolExecutor(threads, "resident-feed") as pool:
+        with bar:
             for shard, devices in sorted(holders.items()):
-                loaded = self._load_shard(source, shard, devices, pool, threads, bar)
+                loaded = self._load_shard(source, shard, devices, threads, bar)
                 for side, arrays in zip(parts, loaded):
                     parts[side] += arrays
         return {
@@ -136,7 +133,6 @@ class ResidentFeed(Feed):
         source: PairSource,
         shard: int,
         devices: list[jax.Device],
-        pool: ThreadPoolExecutor,
         threads: int,
         bar: tqdm,
     ) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -147,32 +143,29 @@ class ResidentFeed(Feed):
         sizes = np.zeros((self._rows, 2), np.int64)
         indices = [int(i) for i in self._deal.line[self._shares[shard]]]
         chunk = max(1, _CHUNK_BYTES // (height * width * 3))
-        pairs = _read_ahead(source, indices, pool, 2 * threads)
-        for start in range(0, len(indices), chunk):
-            count = min(chunk, len(indices) - start)
-            host = np.zeros((2, count, height, width, 3), np.uint8)
-            for row, pair in enumerate(itertools.islice(pairs, count)):
-                h, w = self._checked_size(pair)
-                sizes[start + row] = h, w
-                host[0, row, :h, :w], host[1, row, :h, :w] = pair.blurry, pair.sharp
-                bar.update()
-            for side, frames in zip(sides, host):
-                side[:] = [
-                    _write(array, jax.device_put(frames, device), start)
-                    for array, device in zip(side, devices)
-                ]
-            jax.block_until_ready(sides)  # bounds the chunks in flight
+        ahead = map_ahead(source.__getitem__, indices, threads=threads, ahead=2 * threads)
+        with contextlib.closing(ahead) as pairs:  # a faulty pair ends the reading at once
+            for start in range(0, len(indices), chunk):
+                count = min(chunk, len(indices) - start)
+                host = np.zeros((2, count, height, width, 3), np.uint8)
+                for row, pair in enumerate(itertools.islice(pairs, count)):
+                    h, w = self._checked_size(pair)
+                    sizes[start + row] = h, w
+                    host[0, row, :h, :w], host[1, row, :h, :w] = pair.blurry, pair.sharp
+                    bar.update()
+                for side, frames in zip(sides, host):
+                    side[:] = [
+                        _write(array, jax.device_put(frames, device), start)
+                        for array, device in zip(side, devices)
+                    ]
+                jax.block_until_ready(sides)  # bounds the chunks in flight
         self._sizes[shard] = sizes
         return sides[0], sides[1]
 
     def _checked_size(self, pair: Pair) -> tuple[int, int]:
         _check_pair(pair)
         h, w = pair.blurry.shape[:2]
-        if min(h, w) < self.crop_size:
-            raise UserError(
-                f"{pair.name}: {w}x{h} is smaller than the crop of "
-                f"{self.crop_size}x{self.crop_size}; leave it out or use smaller crops"
-            )
+        check_size(pair.name, h, w, self.crop_size)
         if h > self.frame_size[0] or w > self.frame_size[1]:
             raise UserError(
                 f"{pair.name}: {w}x{h} is larger than the {self.frame_size[1]}x"
@@ -203,7 +196,9 @@ class ResidentFeed(Feed):
         parts = [jax.device_put(where[index], device) for device, index in places.items()]
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
-    def crops(self, resident: dict[str, jax.Array], batch: jax.Array) -> tuple[Any, Any]:
+    def crops(
+        self, resident: dict[str, jax.Array], batch: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Cuts one batch's crops on the devices that hold them.
 
         Args:
@@ -229,32 +224,6 @@ class ResidentFeed(Feed):
             out_specs=P("data"),
         )(resident["blurry"], resident["sharp"], batch)
 
-    def state(self) -> dict[str, Any]:
-        """Returns the position, with what it is a position in."""
-        return {"step": self._step, **self._identity()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes to `state`; raises UserError if it belongs to other data or settings."""
-        if state.get("feed") != "resident":
-            raise UserError(
-                f"the run was started with config.data.feed={state.get('feed')!r}, not 'resident'"
-            )
-        for name, now in self._identity().items():
-            if state.get(name) != now:
-                raise UserError(
-                    f"the run cannot go on where it was: {name} was {state.get(name)}, now {now}"
-                )
-        self._step = int(state["step"])
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "feed": "resident",
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "pairs": self._deal.pairs,
-            "crop_size": self.crop_size,
-        }
-
     def close(self) -> None:
         """Lets go of the frames; their memory is free once the caller drops `resident` too."""
         self.resident = None
@@ -265,33 +234,12 @@ def _write(frames: jax.Array, chunk: jax.Array, start: int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(frames, chunk, start, axis=0)
 
 
-def _read_ahead(
-    source: PairSource, indices: Sequence[int], pool: ThreadPoolExecutor, window: int
-) -> Iterator[Pair]:
-    """Yields the pairs in order with at most `window` of them decoded ahead of the reader."""
-    waiting: deque = deque()
-    try:
-        for index in indices:
-            waiting.append(pool.submit(source.__getitem__, index))
-            if len(waiting) >= window:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
 def _dealt(pairs: int, mesh: Mesh, batch_size: int, seed: int) -> tuple[Deal, list[range]]:
     """Returns how the pairs are dealt, and each device's share of the line."""
     if "data" not in mesh.axis_names:
         raise UserError(f"the mesh has axes {mesh.axis_names}; the feed needs one named 'data'")
     devices = mesh.shape["data"]
-    if batch_size < 1 or batch_size % devices:
-        raise UserError(
-            f"batch size {batch_size} does not divide over {devices} devices; "
-            f"use a multiple of {devices}"
-        )
+    check_divides(batch_size, devices)
     deal = Deal(pairs, batch_size, seed)
     return deal, [deal.share(device, devices) for device in range(devices)]
 
@@ -317,7 +265,7 @@ def _check_fits(
 
 def _largest_size(source: PairSource) -> tuple[int, int]:
     """Returns the (H, W) that holds every frame, or eight of them if sizes are not known."""
-    if hasattr(source, "shape"):  # sources that know their sizes without decoding
+    if isinstance(source, SizedSource):
         sizes = [source.shape(index) for index in range(len(source))]
     else:
         sizes = []

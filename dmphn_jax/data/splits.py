@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+from dmphn_jax.errors import few
+
 # sequence -> (first frame, last frame); frame numbers have no gaps. Counted in the lists that the
 # DMPHN authors publish beside their code.
 GOPRO: dict[str, dict[str, tuple[int, int]]] = {
@@ -80,13 +82,6 @@ def video_deblurring_scored_frames(frames: int = 100) -> list[int]:
     """
     scored = [int(2 + 95 * step / 29) - 1 for step in range(30)]
     return [frame for frame in scored if frame < frames]
-
-
-def few(items: Collection[str], shown: int = 3) -> str:
-    """Returns the first few of `items` as a phrase: `a, b, c and 4 more`."""
-    items = list(items)
-    text = ", ".join(items[:shown])
-    return text + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
 def missing_gopro(pairs: Pairs) -> list[str]:

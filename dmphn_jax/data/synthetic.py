@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dmphn_jax.data.base import Pair
 from dmphn_jax.data.options import SPLITS, check_choice, check_scenes
 from dmphn_jax.data.psnr import psnr
 from dmphn_jax.errors import UserError
+from dmphn_jax.files import new_file, why
 
 VERSION = 1  # goes up when the same (seed, index) gives other pictures
 
@@ -111,13 +111,11 @@ def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _save(path: Path, pair: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.npy")  # threads may race
     try:
-        np.save(temporary, pair)
-        os.replace(temporary, path)
+        with new_file(path) as temporary:  # threads may race
+            np.save(temporary, pair)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({why(error)})") from None
 
 
 def _psnr(pair: Pair) -> float:

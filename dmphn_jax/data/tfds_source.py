@@ -14,9 +14,9 @@ import numpy as np
 
 from dmphn_jax.data import record_views
 from dmphn_jax.data.base import Pair
-from dmphn_jax.data.images import decode_image
 from dmphn_jax.data.tiles import crop_starts, tile_of, tile_starts
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.images import read_rgb
 
 
 def dataset_folder(data_dir: str | os.PathLike[str], name: str, config: str) -> Path | None:
@@ -95,7 +95,7 @@ class FramesSource(_Prepared):
             record = self._records[index]
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(f"{name}: damaged record ({one_line(error)})") from error
-        blurry, sharp = decode_image(record["blurry"], name), decode_image(record["sharp"], name)
+        blurry, sharp = read_rgb(record["blurry"], name), read_rgb(record["sharp"], name)
         return Pair(blurry, sharp, self.names[index])
 
 

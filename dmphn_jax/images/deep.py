@@ -1,5 +1,5 @@
 """PNG of 16 bits, and TIFF: written here, since Pillow writes no 16-bit colour and OpenCV no
-metadata.
+metadata; and the metadata of a PNG without its pixels.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
@@ -15,6 +16,7 @@ from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from dmphn_jax.images.core import Metadata
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LEVEL = 4  # of zlib: within 5 % of the smallest files, at half the time
 _STRIP = 1 << 20  # bytes
 
@@ -48,10 +50,33 @@ def encode_png_16(array: np.ndarray, metadata: Metadata) -> bytes:
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif))
     chunks += [(entry[0], entry[1]) for entry in png_text(metadata).chunks]
-    packed = zlib.compress(filtered, _LEVEL)
+    packed = zlib.compress(filtered.data, _LEVEL)
     chunks += [(b"IDAT", packed[start : start + _STRIP]) for start in range(0, len(packed), _STRIP)]
     chunks.append((b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
+    return _png(chunks)
+
+
+def png_without_pixels(data: bytes) -> bytes:
+    """Returns a PNG of a single gray pixel with the metadata of the PNG `data`.
+
+    What lies behind the pixels is in it too: of the whole file Pillow would decode them to get
+    there.
+    """
+    single = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(2))),
+    ]
+    chunks, start = [], len(_PNG)
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        if kind not in (b"IHDR", b"IDAT", b"PLTE", b"tRNS"):  # those of the pixels
+            chunks.append((kind, data[start + 8 : start + 8 + length]))
+        start += 12 + length
+    return _png([*single, *chunks])
+
+
+def _png(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return _PNG + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
@@ -65,7 +90,8 @@ def encode_tiff(array: np.ndarray, metadata: Metadata) -> bytes:
     difference[:, 1:] -= array[:, :-1]
     rows = max(1, _STRIP // array[0].nbytes)
     strips = [
-        zlib.compress(difference[start : start + rows], _LEVEL) for start in range(0, height, rows)
+        zlib.compress(difference[start : start + rows].data, _LEVEL)
+        for start in range(0, height, rows)
     ]
     sizes = [len(strip) for strip in strips]
     ifd = ImageFileDirectory_v2()

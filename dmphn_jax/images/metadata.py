@@ -26,7 +26,9 @@ _XMP_KEY = "XML:com.adobe.xmp"
 
 
 def read_metadata(image: PIL.Image.Image) -> tuple[Metadata, int]:
-    """Returns the metadata of a loaded Pillow image and the orientation (1 to 8) still to apply.
+    """Returns the metadata of a Pillow image and the orientation (1 to 8) still to apply.
+
+    A TIFF's is none: both its decoders turn its pixels, and its size, by themselves.
 
     Metadata that cannot be parsed is dropped: it is no reason to refuse a picture.
     """
@@ -35,7 +37,7 @@ def read_metadata(image: PIL.Image.Image) -> tuple[Metadata, int]:
     exif: bytes | None = None
     with contextlib.suppress(Exception):  # Pillow raises many types for a damaged EXIF block
         tags = image.getexif()
-        orientation = tags.get(_ORIENTATION, 1)
+        orientation = 1 if image.format == "TIFF" else tags.get(_ORIENTATION, 1)
         exif = _exif_bytes(tags, orientation)
     if orientation not in range(1, 9):
         orientation = 1
@@ -62,11 +64,11 @@ def read_metadata(image: PIL.Image.Image) -> tuple[Metadata, int]:
 
 
 def declared_orientation(image: PIL.Image.Image) -> int:
-    """Returns the orientation (1 to 8) that a Pillow image's first bytes declare, undecoded.
+    """Returns `read_metadata`'s orientation as an image's first bytes declare it, undecoded.
 
     EXIF behind a PNG's pixels, legal and rare, is not looked for: Pillow would decode all of it.
     """
-    if image.format == "PNG" and "exif" not in image.info:
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     orientation = image.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
@@ -98,6 +100,7 @@ def _exif_bytes(tags: PIL.Image.Exif, orientation: int) -> bytes | None:
             photo[0xA002], photo[0xA003] = height, width
     if not len(tags):
         return None
+    tags.bigtiff = False  # EXIF has the plain TIFF structure, whatever file it comes from
     return tags.tobytes().removeprefix(b"Exif\0\0")
 
 

@@ -8,9 +8,10 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 import PIL.Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.images.core import ImageError
@@ -32,14 +33,17 @@ _SIGNATURES = {
 
 @contextlib.contextmanager
 def opened(
-    source: str | os.PathLike[str] | bytes, name: str, max_pixels: int, flag: str = ""
-) -> Iterator[tuple[BinaryIO, PIL.Image.Image]]:
+    source: str | os.PathLike[str] | bytes | IO[bytes],
+    name: str,
+    max_pixels: int,
+    flag: str = "",
+) -> Iterator[tuple[IO[bytes], PIL.Image.Image]]:
     """Opens an image file and checks what its header declares; any failure is an ImageError.
 
     What the caller does with the open image falls under this too.
 
     Args:
-      source: a path, or a file's bytes.
+      source: a path, a file's bytes, or an open file that can seek.
       name: what messages call it.
       max_pixels: larger declared sizes are refused.
       flag: how a user raises that limit, ends the message.
@@ -62,7 +66,7 @@ def opened(
     except UserError:
         raise
     except FileNotFoundError:
-        link = not isinstance(source, bytes) and os.path.islink(source)
+        link = isinstance(source, str | os.PathLike) and os.path.islink(source)
         broken = " (a broken link)" if link else ""
         raise ImageError(f"{name}: no such file{broken}") from None
     except MemoryError:
@@ -78,9 +82,13 @@ def opened(
         raise ImageError(f"{name}: damaged: {one_line(error)}") from None
 
 
-def _file(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
+def _file(
+    source: str | os.PathLike[str] | bytes | IO[bytes], name: str
+) -> contextlib.AbstractContextManager[IO[bytes]]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if not isinstance(source, str | os.PathLike):
+        return contextlib.nullcontext(source)
     mode = os.stat(source).st_mode
     if stat.S_ISDIR(mode):
         raise ImageError(f"{name}: a folder, not an image")
@@ -90,7 +98,7 @@ def _file(source: str | os.PathLike[str] | bytes, name: str) -> BinaryIO:
     return open(source, "rb")
 
 
-def _identified(name: str, file: BinaryIO, signature: bytes) -> PIL.Image.Image:
+def _identified(name: str, file: IO[bytes], signature: bytes) -> PIL.Image.Image:
     try:
         return PIL.Image.open(file, formats=_READERS)
     except PIL.UnidentifiedImageError:
@@ -107,7 +115,7 @@ def _check_single(name: str, image: PIL.Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames == 1 or image.format == "MPO":  # a JPEG with its previews: the first is the picture
         return
-    if image.format == "TIFF" and frames <= 32:
+    if isinstance(image, TiffImageFile) and frames <= 32:
         # Previews and masks (NewSubfileType 1 and 4) beside one picture are common.
         others = 0
         for index in range(1, frames):

@@ -6,14 +6,17 @@ import contextlib
 import dataclasses
 import io
 import os
-from typing import BinaryIO, NamedTuple
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dmphn_jax.files import shown
 from dmphn_jax.images.core import DEFAULT_MAX_PIXELS, Image, ImageError, Metadata, to_8_bit
+from dmphn_jax.images.deep import png_without_pixels
 from dmphn_jax.images.metadata import declared_orientation, read_metadata, upright
 from dmphn_jax.images.opening import opened
 
@@ -37,7 +40,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_P
     Raises ImageError, as `read_image` does, for what can be told so early.
     """
     with opened(path, shown(path), max_pixels, _FLAG) as (_, image):
-        return Header("JPEG" if image.format == "MPO" else image.format, *image.size)
+        return Header("JPEG" if image.format == "MPO" else image.format or "", *image.size)
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
@@ -58,6 +61,9 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PI
     with opened(path, shown(path), max_pixels, _FLAG) as (file, image):
         notes = (_NOTE_MPO,) if image.format == "MPO" else ()
         array, more = _decode(shown(path), file, image)
+        if image.format == "PNG" and array.dtype == np.uint16:
+            file.seek(0)
+            image = PIL.Image.open(io.BytesIO(png_without_pixels(file.read())))
         metadata, orientation = read_metadata(image)
         if image.mode in ("CMYK", "LAB"):
             metadata = dataclasses.replace(metadata, icc=None)
@@ -87,8 +93,12 @@ def read_rgb(source: str | os.PathLike[str] | bytes, name: str | None = None) ->
         return array if array.flags.writeable else array.copy()
 
 
-def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -> tuple[int, int]:
+def read_size(
+    source: str | os.PathLike[str] | bytes | IO[bytes], name: str | None = None
+) -> tuple[int, int]:
     """Returns the (height, width) that `read_rgb` gives, from the file's header alone.
+
+    `source` may be an open file too, of which no more is read (a zip's, say); it stays open.
 
     Raises ImageError for what can be told so early.
     """
@@ -98,10 +108,10 @@ def read_size(source: str | os.PathLike[str] | bytes, name: str | None = None) -
         return (width, height) if swapped else (height, width)
 
 
-def _name(source: str | os.PathLike[str] | bytes, name: str | None) -> str:
+def _name(source: str | os.PathLike[str] | bytes | IO[bytes], name: str | None) -> str:
     if name is not None:
         return name
-    return "an image" if isinstance(source, bytes) else shown(source)
+    return shown(source) if isinstance(source, str | os.PathLike) else "an image"
 
 
 def _assemble(array: np.ndarray, metadata: Metadata, notes: tuple[str, ...]) -> Image:
@@ -114,13 +124,15 @@ def _assemble(array: np.ndarray, metadata: Metadata, notes: tuple[str, ...]) -> 
 
 
 def _decode(
-    name: str, file: BinaryIO, image: PIL.Image.Image
+    name: str, file: IO[bytes], image: PIL.Image.Image
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns an opened image as (H, W, 1 to 4), uint8 or uint16, and notes on what is lost."""
     deep = _depth(name, file, image) == 16
+    if deep and image.mode in ("RGB", "RGBA", "LA"):
+        return _decode_16_bit_colour(name, file, image)
     image.load()
-    if deep and image.mode in ("I;16", "I;16B", "I;16L", "I", "RGB", "RGBA", "LA"):
-        return _decode_16_bit(name, file, image)
+    if deep and image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        return _decode_16_bit_gray(image), ()
     if not deep and image.mode[0] in "IF":
         raise ImageError(f"{name}: its pixels are 32-bit or float; save it with 8 or 16 bits")
     return _decode_8_bit(image), (_NOTE_DEPTH,) if deep else ()
@@ -139,32 +151,36 @@ def _decode_8_bit(image: PIL.Image.Image) -> np.ndarray:
 def _to_srgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Converts CMYK or LAB to sRGB, through its profile if it has a usable one."""
     cms = PIL.ImageCms
+    converted = None
     with contextlib.suppress(cms.PyCMSError, OSError, ValueError, TypeError):
-        if image.mode == "LAB":
-            source = cms.createProfile("LAB")
-        else:
-            source = cms.ImageCmsProfile(io.BytesIO(image.info.get("icc_profile") or b""))
-        return cms.profileToProfile(image, source, cms.createProfile("sRGB"), outputMode="RGB")
-    return image.convert("RGB")
+        lab = cms.createProfile("LAB") if image.mode == "LAB" else None
+        own = lab or io.BytesIO(image.info.get("icc_profile") or b"")
+        converted = cms.profileToProfile(
+            image, cms.ImageCmsProfile(own), cms.createProfile("sRGB"), outputMode="RGB"
+        )
+    return converted or image.convert("RGB")
 
 
-def _decode_16_bit(
-    name: str, file: BinaryIO, image: PIL.Image.Image
+def _decode_16_bit_gray(image: PIL.Image.Image) -> np.ndarray:
+    """Returns a loaded Pillow image of 16-bit gray as (H, W, 1 or 2) uint16."""
+    array = np.asarray(image).astype(np.uint16)[..., None]
+    if _tags(image).get(262) == 0:  # white is zero
+        array = 65535 - array
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        array = np.concatenate([array, np.where(array == clear, 0, 65535)], -1)
+    return array.astype(np.uint16)
+
+
+def _decode_16_bit_colour(
+    name: str, file: IO[bytes], image: PIL.Image.Image
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns a loaded 16-bit image as (H, W, 1 to 4) uint16, and notes.
+    """Returns a 16-bit image of 2 to 4 channels as (H, W, 2 to 4) uint16, and notes.
 
-    Pillow keeps 16 bits of gray only; colour is decoded again by OpenCV (by then Pillow's decoding
-    has shown the file to be whole, which OpenCV does not always tell).
+    By OpenCV: Pillow reduces colours to 8 bits. From 4.10 on OpenCV refuses what is cut off or
+    damaged, as Pillow does.
     """
-    tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I"):
-        array = np.asarray(image).astype(np.uint16)[..., None]
-        if tags.get(262) == 0:  # white is zero
-            array = 65535 - array
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            array = np.concatenate([array, np.where(array == clear, 0, 65535)], -1)
-        return array.astype(np.uint16), ()
+    tags = _tags(image)
     if tags.get(284) == 2:
         raise ImageError(
             f"{name}: a 16-bit TIFF with its channels stored apart; save it interleaved"
@@ -175,7 +191,9 @@ def _decode_16_bit(
     data = file.read()
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.shape[:2] != image.size[::-1]:
-        raise ImageError(f"{name}: its 16-bit pixels cannot be decoded; save it as PNG")
+        raise ImageError(
+            f"{name}: damaged or cut off, or its kind of 16-bit pixels is not read; save it as PNG"
+        )
     if array.ndim == 2:
         array = array[..., None]
     if array.shape[-1] >= 3:
@@ -192,7 +210,12 @@ def _decode_16_bit(
     return array, ()
 
 
-def _depth(name: str, file: BinaryIO, image: PIL.Image.Image) -> int:
+def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF; none for other formats."""
+    return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+
+
+def _depth(name: str, file: IO[bytes], image: PIL.Image.Image) -> int:
     """Returns the bits per channel a file stores, 8 (or fewer) or 16."""
     if image.format == "PNG":
         position = file.tell()
@@ -201,9 +224,9 @@ def _depth(name: str, file: BinaryIO, image: PIL.Image.Image) -> int:
         file.seek(position)
         return depth
     if image.format == "TIFF":
-        bits = set(np.atleast_1d(image.tag_v2.get(258, 1)).tolist())
+        bits = set(np.atleast_1d(_tags(image).get(258, 1)).tolist())
         if not bits <= {1, 2, 4, 8, 16, 32, 64}:
             raise ImageError(f"{name}: {max(bits)} bits per channel; save it with 8 or 16 bits")
-        signed = set(np.atleast_1d(image.tag_v2.get(339, 1)).tolist()) - {1, 4}
+        signed = set(np.atleast_1d(_tags(image).get(339, 1)).tolist()) - {1, 4}
         return 16 if bits == {16} and not signed else 32 if signed else 8
     return 8

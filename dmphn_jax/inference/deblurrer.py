@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, nearest
-from dmphn_jax.models import PRECISIONS, ModelConfig, build
+from dmphn_jax.models import PRECISIONS, ModelConfig, build, convolutions_for
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.pixels import from_network, to_network
 from dmphn_jax.runtime import compiler_options
@@ -147,7 +147,8 @@ class Deblurrer:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
-        return self.batch(np.asarray(image)[None])[0]
+        result: np.ndarray = self.batch(np.asarray(image)[None])[0]
+        return result
 
     def batch(self, images: np.ndarray) -> np.ndarray:
         """Deblurs images of one size, (B, H, W, 3) uint8 or uint16, shared among the devices.
@@ -226,7 +227,7 @@ class Programs(NamedTuple):
 @functools.cache
 def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -> Programs:
     """Returns the programs of a model; one set per process, so new parameters recompile nothing."""
-    module = build(config, precision)
+    module = build(config, precision, convolutions=convolutions_for(platform))
 
     def raw(params: dict[str, Any], images: jax.Array) -> Output:
         output: Output = module.apply({"params": params}, to_network(images), stages=stages)

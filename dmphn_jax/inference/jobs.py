@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ class Job(NamedTuple):
     source: str
     output: str
     exists: bool = False  # the output is there and is to stay
-    problem: str | None = None  # why the source cannot be read, where the folder shows it already
+    problem: str | None = None  # why it cannot be done, where the plan shows it already
 
 
 class Plan(NamedTuple):
@@ -42,6 +43,11 @@ def plan(
     `output` itself where it lies in an input folder. Names keep their extension, unless `format`
     asks for another, or it is one that is only read (GIF: PNG is written).
 
+    An entry that cannot be done is a job with a `problem`, and the others go on: a folder that
+    cannot be read, an output over an input, two sources for one output (of which the one that
+    keeps its name is done, if there is one), an output's name that a folder has. About a kilobyte
+    of memory is taken per image, none for other files.
+
     Args:
       inputs: files and folders.
       output: a folder; a file if the one input is a file and this has an image's extension.
@@ -49,8 +55,8 @@ def plan(
       extensions: of the images in folders, lower case, with the dot.
       overwrite: replace outputs that exist; else their jobs are marked `exists`.
 
-    Raises UserError before anything is written: a missing input, no image found, two sources for
-    one output, an output over its own input (unless `overwrite`) or over another's.
+    Raises UserError before anything is written: a missing input, no image found, or a use so
+    wrong that nothing would be done, as every output over its own input.
     """
     for name in inputs:
         if not os.path.lexists(name):
@@ -79,10 +85,7 @@ def plan(
             raise UserError(
                 f"{shown(name)}: no images in this folder ({', '.join(sorted(extensions))})"
             )
-    jobs = _checked(jobs, overwrite)
-    if not overwrite:
-        jobs = [job._replace(exists=os.path.lexists(job.output)) for job in jobs]
-    return Plan(jobs, ignored)
+    return Plan([_occupied(job, overwrite) for job in _checked(jobs, overwrite)], ignored)
 
 
 def _is_file_output(inputs: Sequence[str], output: str, format: str | None) -> bool:
@@ -95,7 +98,7 @@ def _is_file_output(inputs: Sequence[str], output: str, format: str | None) -> b
             raise UserError(f"--output {shown(output)}: a file; several images need a folder")
         return False
     kind = format_of(output)
-    extension = os.path.splitext(output)[1].lower()
+    extension = _extension(output)
     if kind is None and extension not in _FOREIGN:
         if os.path.lexists(output):
             raise UserError(
@@ -126,69 +129,164 @@ def _renamed(source: str, format: str | None) -> str:
     return base if wanted == kind else os.path.splitext(base)[0] + WRITABLE[wanted]
 
 
+_NO_IMAGE = "a folder, not an image"
+_KINDS = 1000  # extensions that are told apart
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+class _Folder:
+    """A folder on the way down: its entries not yet visited, and whether it held an image."""
+
+    def __init__(
+        self, path: str, extensions: Collection[str], ignored: collections.Counter[str]
+    ) -> None:
+        """Lists it; raises OSError if that cannot be done."""
+        self.path, self.found = path, False
+        entries: list[tuple[str, bool]] = []
+        with os.scandir(path) as listing:  # of a million other files none is kept
+            for entry in listing:
+                extension = _extension(entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    entries.append((entry.name, True))
+                elif extension in extensions:
+                    entries.append((entry.name, False))
+                else:
+                    kind = extension or "no extension"
+                    ignored[kind if kind in ignored or len(ignored) < _KINDS else "others"] += 1
+        self.entries = iter(sorted(entries))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself; reading it will tell
+        return False
+
+
 def _walk(
     root: str, output: str, extensions: Collection[str], ignored: collections.Counter[str]
 ) -> Iterator[tuple[str, str | None]]:
-    """Yields (path, problem) of the images below `root`."""
+    """Yields (path, problem) of the images below `root`, and of folders that cannot be read."""
     seen: set[str] = set()
+    stack: list[_Folder] = []
 
-    def visit(folder: str) -> Iterator[tuple[str, str | None]]:
-        real = os.path.realpath(folder)
+    def enter(path: str) -> str | None:
+        """Goes down into a folder; returns why that cannot be done."""
+        real = os.path.realpath(path)
+        if stack and real == output:  # results of an earlier run
+            return None
         if real in seen:  # a link back up
-            return
+            return _NO_IMAGE if _extension(path) in extensions else None
         seen.add(real)
         try:
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+            stack.append(_Folder(path, extensions, ignored))
         except OSError as error:
-            yield folder, f"folder cannot be read: {error.strerror}"
-            return
-        for entry in entries:
-            extension = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if os.path.realpath(entry.path) == output:  # results of an earlier run
-                    continue
-                empty = True
-                for item in visit(entry.path):
-                    empty = False
-                    yield item
-                if empty and extension in extensions:
-                    yield entry.path, "a folder, not an image"
-            elif extension in extensions:
-                yield entry.path, None
-            else:
-                ignored[extension or "no extension"] += 1
+            return f"folder cannot be read: {error.strerror}"
+        return None
 
-    return visit(root)
+    problem = enter(root)
+    if problem:
+        yield root, problem
+    while stack:
+        folder = stack[-1]
+        name, is_folder = next(folder.entries, (None, False))
+        if name is None:
+            stack.pop()
+            if stack and not folder.found and _extension(folder.path) in extensions:
+                folder.found = True
+                yield folder.path, _NO_IMAGE
+            if stack:
+                stack[-1].found |= folder.found
+            continue
+        path = os.path.join(folder.path, name)
+        if is_folder:
+            problem = enter(path)
+            if problem:
+                folder.found = True
+                yield path, problem
+        else:
+            folder.found = True
+            yield path, None
 
 
 def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
-    """Drops jobs given twice; raises UserError for outputs that clash with another file."""
-    by_output: dict[str, Job] = {}
+    """Drops jobs given twice and marks those whose output is another's, or an input.
+
+    Raises UserError if that leaves nothing to do.
+    """
+    reals = {job.source: os.path.realpath(job.source) for job in jobs}
+    sources = {reals[job.source] for job in jobs if not job.problem}
+    rivals: dict[str, dict[str, Job]] = {}  # output -> real source -> job
+    checked: list[Job] = []
     for job in jobs:
-        key = os.path.normcase(os.path.abspath(job.output))
-        other = by_output.setdefault(key, job)
-        if os.path.realpath(other.source) != os.path.realpath(job.source):
-            raise UserError(
-                f"{shown(other.source)} and {shown(job.source)} would both be written to "
-                f"{shown(job.output)}; give them separate runs, or no --format"
-            )
-    kept = list(by_output.values())
-    sources = {os.path.realpath(job.source) for job in kept}
-    for job in kept:
-        target = os.path.realpath(job.output)
-        if target not in sources:
+        group = rivals.setdefault(os.path.normcase(os.path.abspath(job.output)), {})
+        if job.problem:
+            checked.append(job)
+        elif reals[job.source] not in group:
+            group[reals[job.source]] = job
+            checked.append(job)
+    wrong: list[Job] = []
+    for index, job in enumerate(checked):
+        if job.problem:
             continue
-        if target != os.path.realpath(job.source):
-            raise UserError(
-                f"{shown(job.source)} would be written over another input, {shown(job.output)}; "
-                "give another --output"
+        group = rivals[os.path.normcase(os.path.abspath(job.output))]
+        problem = _rivalry(job, list(group.values()))
+        target = os.path.realpath(job.output)
+        if not problem and target in sources and target != reals[job.source]:
+            problem = f"would be written over another input, {shown(target)}; give another --output"
+        elif not problem and target in sources and not overwrite:
+            problem = "would be written over itself; give another --output, or --overwrite"
+        if problem:
+            checked[index] = job._replace(problem=problem)
+            wrong.append(checked[index])
+    if wrong and all(job.problem for job in checked):
+        raise UserError(f"{shown(wrong[0].source)} {wrong[0].problem}")
+    return checked
+
+
+def _rivalry(job: Job, group: list[Job]) -> str | None:
+    """Tells why a job of several with one output cannot be done; None if it can.
+
+    The one that keeps its name has the better right to it.
+    """
+
+    def keeps_name(job: Job) -> bool:
+        return os.path.basename(job.source) == os.path.basename(job.output)
+
+    others = [other for other in group if other is not job]
+    better = [other for other in others if keeps_name(other)]
+    if not others or (keeps_name(job) and not better):
+        return None
+    return (
+        f"would be written to {shown(job.output)}, which {shown((better or others)[0].source)} "
+        "claims too; give them separate runs, or no --format"
+    )
+
+
+def _occupied(job: Job, overwrite: bool) -> Job:
+    """Tells by what is at the output's place whether a job is to be done, skipped, or cannot be."""
+    if job.problem:
+        return job
+    name = shown(job.output)
+    try:
+        mode = os.stat(job.output).st_mode
+    except OSError:  # nothing there, or writing will tell
+        if os.path.islink(job.output) and not overwrite:
+            return job._replace(
+                problem=f"its output {name} is a link to nothing; --overwrite replaces it"
             )
-        if not overwrite:
-            raise UserError(
-                f"{shown(job.source)} would be written over itself; give another --output, "
-                "or --overwrite"
-            )
-    return kept
+        return job
+    if stat.S_ISDIR(mode):
+        return job._replace(problem=f"its output {name} is a folder; give another --output")
+    if overwrite:
+        return job
+    if stat.S_ISREG(mode):
+        return job._replace(exists=True)
+    return job._replace(
+        problem=f"its output {name} is there and no regular file; --overwrite writes into it"
+    )

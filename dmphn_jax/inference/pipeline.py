@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.errors import UserError, one_line, out_of_memory
 from dmphn_jax.files import shown
-from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, read_header, read_image
+from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, Image, read_header, read_image
 from dmphn_jax.images import write_image as write
 from dmphn_jax.inference.jobs import Job
+from dmphn_jax.runtime import cores
 
 # Pixels held at once between decoding and the end of encoding, about 10 bytes each. A single image
 # may be larger: it is then alone.
 IN_FLIGHT = 64_000_000
+_ON_DEVICE = 2  # images submitted and not taken back: one is computed while one is copied
 
 
 class Result(NamedTuple):
@@ -30,108 +31,169 @@ class Result(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class Computing(Protocol):
+    """A batch on its way; `inference.deblurrer.Pending` is one."""
+
+    def result(self) -> np.ndarray:
+        """Waits for the result, of the shape and dtype that were submitted."""
+
+
 def default_workers() -> int:
     """Threads that decode, and as many that encode: the usable cores, 8 at most."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    return min(8, cores())
 
 
 def run_jobs(
     jobs: Sequence[Job],
-    deblur: Callable[[np.ndarray], np.ndarray],
+    submit: Callable[[np.ndarray], Computing],
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     quality: int = DEFAULT_QUALITY,
     workers: int | None = None,
     in_flight: int = IN_FLIGHT,
-) -> Iterator[Result]:
-    """Runs `deblur` over every job's image and yields a Result for each, in order of completion.
+) -> Generator[Result, None, None]:
+    """Deblurs every job's image and yields a Result for each, in order of completion.
 
-    `deblur` maps (H, W, 3) uint8 or uint16 to the same; it is called in this thread, one image at
-    a time, while other threads decode what comes next and encode what came before. A file that
-    fails becomes a Result and the others go on. Closing the iterator early, or an interrupt,
-    leaves finished outputs and no half ones.
+    Threads decode what comes next and encode what came before, and the next image is submitted
+    before the last one's result is taken, so that the device need not wait for its download. A
+    file that fails becomes a Result and the others go on. Closing the generator early, or an
+    interrupt, leaves finished outputs and no half ones.
+
+    Args:
+      jobs: what to do.
+      submit: `Deblurrer.submit`, or what does as it does with (1, H, W, 3) uint8 or uint16; it and
+        the results' `result` are called in this thread.
+      max_pixels: larger images are refused.
+      quality: of JPEG and WebP.
+      workers: threads that decode, and as many that encode; `default_workers()` if None.
+      in_flight: pixels held at once.
     """
-    workers = workers or default_workers()
-    budget = _Budget(in_flight)
-    waiting = collections.deque(jobs)
-    decoding: dict[concurrent.futures.Future, Job] = {}
-    encoding: dict[concurrent.futures.Future, tuple[Job, tuple[str, ...]]] = {}
-
-    def decode(job: Job):
-        if job.problem:
-            raise UserError(f"{shown(job.source)}: {job.problem}")
-        header = read_header(job.source, max_pixels=max_pixels)
-        cost = header.width * header.height
-        budget.acquire(cost)
-        try:
-            return read_image(job.source, max_pixels=max_pixels), cost
-        except BaseException:
-            budget.release(cost)
-            raise
-
-    def encode(job: Job, image, cost: int) -> tuple[str, ...]:
-        try:
-            return write(job.output, image, quality=quality)
-        finally:
-            budget.release(cost)
-
-    decoders = concurrent.futures.ThreadPoolExecutor(workers, "decode")
-    encoders = concurrent.futures.ThreadPoolExecutor(workers, "encode")
+    pipeline = _Pipeline(jobs, submit, max_pixels, quality, workers or default_workers(), in_flight)
     try:
-        while waiting or decoding or encoding:
-            while waiting and len(decoding) < 2 * workers:
-                job = waiting.popleft()
-                decoding[decoders.submit(decode, job)] = job
-            # A full row of results to write holds back the next image.
-            awaited = [*encoding] if len(encoding) >= 2 * workers else [*decoding, *encoding]
-            done, _ = concurrent.futures.wait(
-                awaited, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in [f for f in encoding if f in done]:
-                job, notes = encoding.pop(future)
-                failure = _failure(job, future.exception())
-                yield Result(job, failure, () if failure else notes + future.result())
-            future = next((f for f in decoding if f in done), None)
-            del done  # it would keep the pictures of its futures alive
-            if future is None:
-                continue
-            job = decoding.pop(future)
-            failure = _failure(job, future.exception())
-            if failure:
-                yield Result(job, failure)
-                continue
-            image, cost = future.result()
-            del future
-            try:
-                image = image.with_pixels(deblur(image.pixels))
-            except Exception as error:
-                budget.release(cost)
-                yield Result(job, _failure(job, error, image.pixels.shape))
-                continue
-            encoding[encoders.submit(encode, job, image, cost)] = job, image.notes
-            del image
+        yield from pipeline.results()
     finally:
-        budget.close()
-        for pool in (decoders, encoders):
+        pipeline.close()
+
+
+class _Started(NamedTuple):
+    """An image that was submitted."""
+
+    job: Job
+    image: Image
+    cost: int
+    computing: Computing
+
+
+class _Pipeline:
+    """Where every job of a run stands: waiting -> decoding -> computing -> encoding -> Result."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        submit: Callable[[np.ndarray], Computing],
+        max_pixels: int,
+        quality: int,
+        workers: int,
+        in_flight: int,
+    ) -> None:
+        self._submit, self._max_pixels, self._quality = submit, max_pixels, quality
+        self._row = 2 * workers  # jobs in decoding, and in encoding, at most
+        self._budget = _Budget(in_flight)
+        self._decoders = ThreadPoolExecutor(workers, "decode")
+        self._encoders = ThreadPoolExecutor(workers, "encode")
+        self._waiting = collections.deque(jobs)
+        self._decoding: dict[Future[tuple[Image, int]], Job] = {}
+        self._computing: collections.deque[_Started] = collections.deque()
+        self._encoding: dict[Future[tuple[str, ...]], tuple[Job, tuple[str, ...]]] = {}
+
+    def results(self) -> Generator[Result, None, None]:
+        while self._waiting or self._decoding or self._computing or self._encoding:
+            while self._waiting and len(self._decoding) < self._row:
+                job = self._waiting.popleft()
+                self._decoding[self._decoders.submit(self._decode, job)] = job
+            # A full row of results to write holds back the next image.
+            full = len(self._encoding) >= self._row
+            awaited: set[Future[Any]] = {*self._encoding, *([] if full else self._decoding)}
+            # With an image on the device there is something to do: only look what is ready.
+            look = 0 if self._computing and not full else None
+            done, _ = wait(awaited, look, return_when=FIRST_COMPLETED)
+            for written in [future for future in self._encoding if future in done]:
+                yield self._finish(written)
+            decoded = next((future for future in self._decoding if future in done), None)
+            failed = None
+            if decoded and not full and len(self._computing) < _ON_DEVICE:
+                failed = self._start(decoded)
+            elif self._computing and not full:
+                failed = self._take()
+            del awaited, done, decoded  # futures keep their pictures alive
+            if failed:
+                yield failed
+
+    def close(self) -> None:
+        """Waits for what is being written and drops the rest."""
+        self._budget.close()
+        for pool in (self._decoders, self._encoders):
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _decode(self, job: Job) -> tuple[Image, int]:
+        if job.problem:
+            raise UserError(f"{shown(job.source)}: {job.problem}")
+        header = read_header(job.source, max_pixels=self._max_pixels)
+        cost = header.width * header.height
+        self._budget.acquire(cost)
+        try:
+            return read_image(job.source, max_pixels=self._max_pixels), cost
+        except BaseException:
+            self._budget.release(cost)
+            raise
 
-def _failure(
-    job: Job, error: BaseException | None, shape: tuple[int, ...] | None = None
-) -> str | None:
-    """Returns the one line that tells why a job failed, None for no error."""
-    if error is None:
+    def _start(self, decoded: Future[tuple[Image, int]]) -> Result | None:
+        """Submits a decoded image; returns a Result if that, or the decoding, has failed."""
+        job = self._decoding.pop(decoded)
+        error = decoded.exception()
+        if error:
+            return Result(job, _failure(job, error))
+        image, cost = decoded.result()
+        try:
+            computing = self._submit(image.pixels[None])
+        except Exception as error:
+            self._budget.release(cost)
+            return Result(job, _failure(job, error, image.pixels.shape))
+        self._computing.append(_Started(job, image, cost, computing))
         return None
+
+    def _take(self) -> Result | None:
+        """Takes the oldest result back and has it written; returns a Result if it has failed."""
+        job, image, cost, computing = self._computing.popleft()
+        try:
+            image = image.with_pixels(computing.result()[0])
+        except Exception as error:
+            self._budget.release(cost)
+            return Result(job, _failure(job, error, image.pixels.shape))
+        self._encoding[self._encoders.submit(self._encode, job, image, cost)] = job, image.notes
+        return None
+
+    def _encode(self, job: Job, image: Image, cost: int) -> tuple[str, ...]:
+        try:
+            return write(job.output, image, quality=self._quality)
+        finally:
+            self._budget.release(cost)
+
+    def _finish(self, written: Future[tuple[str, ...]]) -> Result:
+        job, notes = self._encoding.pop(written)
+        error = written.exception()
+        if error:
+            return Result(job, _failure(job, error))
+        return Result(job, notes=notes + written.result())
+
+
+def _failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None) -> str:
+    """Returns the one line that tells why a job failed."""
     text = one_line(error)
     if isinstance(error, UserError):
-        return (
-            text
-            if shown(job.source) in text or shown(job.output) in text
-            else (f"{shown(job.source)}: {text}")
-        )
-    if isinstance(error, MemoryError) or any(
-        sign in text for sign in ("RESOURCE_EXHAUSTED", "ut of memory", "bad_alloc")
-    ):
+        named = shown(job.source) in text or shown(job.output) in text
+        return text if named else f"{shown(job.source)}: {text}"
+    if out_of_memory(error):
         size = f" ({shape[1]}x{shape[0]})" if shape else ""
         return f"{shown(job.source)}: too large for memory{size}; make it smaller or cut it up"
     if len(text) > 300:
@@ -152,7 +214,7 @@ class _Budget:
                 lambda: self._closed or not self._used or self._used + amount <= self._limit
             )
             if self._closed:
-                raise concurrent.futures.CancelledError
+                raise CancelledError
             self._used += amount
 
     def release(self, amount: int) -> None:

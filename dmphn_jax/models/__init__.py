@@ -6,15 +6,19 @@ on first use.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmphn_jax.models import zoo
 from dmphn_jax.models.config import PRECISIONS, ModelConfig, multiply_adds, parameter_count
+
+if TYPE_CHECKING:
+    from dmphn_jax.models.convolutions import Convolutions
 
 __all__ = [
     "PRECISIONS",
     "ModelConfig",
     "build",
+    "convolutions_for",
     "init_params",
     "multiply_adds",
     "parameter_count",
@@ -24,7 +28,13 @@ __all__ = [
 ]
 
 
-def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
+def build(
+    config: ModelConfig,
+    dtype: Any = "float32",
+    *,
+    remat: bool = False,
+    convolutions: Convolutions | None = None,
+):
     """Returns the Flax module of a model.
 
     `module.init(key, x)["params"]` draws the paper's initial weights and
@@ -35,11 +45,14 @@ def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
       dtype: compute dtype, one of `PRECISIONS`; parameters, images and the convolutions
         that read and write images stay float32.
       remat: recompute each encoder's and decoder's activations in the backward pass.
+      convolutions: the formulation of the convolutions, such as `convolutions_for(platform)`;
+        XLA's own (`models.convolutions.XLA`) by default.
     """
     import functools
 
     import jax.numpy as jnp
 
+    from dmphn_jax.models.convolutions import XLA
     from dmphn_jax.models.dmsn import DMSN
     from dmphn_jax.models.hierarchy import DMPHN
     from dmphn_jax.models.stack import Stack
@@ -50,6 +63,7 @@ def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
         "width": config.width,
         "dtype": jnp.dtype(dtype).type,
         "remat": remat,
+        "convolutions": XLA if convolutions is None else convolutions,
     }
     if config.family == "dmsn":
         unit = functools.partial(DMSN, int(config.hierarchy), **common)
@@ -60,6 +74,25 @@ def build(config: ModelConfig, dtype: Any = "float32", *, remat: bool = False):
             DMPHN, config.grids, weight_sharing=config.weight_sharing, **common
         )
     return Stack(unit, config.stages)
+
+
+def convolutions_for(platform: str) -> Convolutions:
+    """Returns the fastest formulation of the convolutions on a platform of JAX, such as "cpu".
+
+    On a CPU the kernels of `cpu_kernels`, compiled at their first use on a machine and loaded here,
+    once per process; where they cannot be had, and on other platforms, XLA's. The choice is that of
+    the entry points: it may run a compiler and reads the environment, which tracing a model does
+    not.
+    """
+    from dmphn_jax.models.convolutions import XLA
+
+    if platform != "cpu":
+        return XLA
+    from dmphn_jax import cpu_kernels
+    from dmphn_jax.models.cpu_convolutions import CpuConvolutions
+
+    kernels = cpu_kernels.load()
+    return XLA if kernels is None else CpuConvolutions(kernels)
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Any]:

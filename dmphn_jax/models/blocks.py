@@ -10,22 +10,43 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmphn_jax.models.conv import Conv
+from dmphn_jax.models.convolutions import XLA, Convolutions
 
 
-def exactness(dtype: Any) -> lax.Precision | None:
-    """Precision of the products: a float32 network means float32, not TF32 or one bfloat16 pass."""
+def feature_precision(dtype: Any) -> lax.Precision | None:
+    """Precision of products of features: of a float32 network HIGHEST, else the dtype's own.
+
+    Without it float32 may mean TF32, or one pass in bfloat16.
+    """
     return lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
+def image_precision(dtype: Any) -> lax.Precision:
+    """Precision of the float32 convolutions that read and write images.
+
+    In a network of low precision HIGH: three passes in bfloat16 on a TPU, off by less than a
+    hundredth of a grey level.
+    """
+    return feature_precision(dtype) or lax.Precision.HIGH
 
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), channels unchanged."""
 
+    channels: int
     dtype: Any = jnp.float32
+    convolutions: Convolutions = XLA
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, h, w, C) -> (B, h, w, C)."""
-        conv = {"features": x.shape[-1], "dtype": self.dtype, "precision": exactness(self.dtype)}
+        """(B, h, w, channels) -> (B, h, w, channels)."""
+        conv = {
+            "inputs": self.channels,
+            "features": self.channels,
+            "dtype": self.dtype,
+            "precision": feature_precision(self.dtype),
+            "convolutions": self.convolutions,
+        }
         y = Conv(**conv, name="conv_1")(x, relu=True)
         return Conv(**conv, name="conv_2")(y, x)
 
@@ -35,25 +56,38 @@ class Encoder(nn.Module):
 
     width: int = 32
     dtype: Any = jnp.float32
+    convolutions: Convolutions = XLA
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, image: jax.Array) -> jax.Array:
         """Returns features in the compute dtype; the first convolution is float32.
 
         An image rounded to bfloat16 is wrong by up to a quarter of a grey level, again in every
         stage of a stack: docs/benchmarks.md has what that costs.
         """
-        precision = exactness(self.dtype)
-        for i, (features, stride) in enumerate(((1, 1), (2, 2), (4, 2))):
-            x = Conv(
-                features * self.width,
-                stride=stride,
-                dtype=self.dtype if i else jnp.float32,
-                precision=precision if i else precision or lax.Precision.HIGH,
-                name=f"conv_{i + 1}",
-            )(x).astype(self.dtype)
-            x = ResidualBlock(self.dtype, name=f"block_{2 * i + 1}")(x)
-            x = ResidualBlock(self.dtype, name=f"block_{2 * i + 2}")(x)
+        x = Conv(
+            3,
+            self.width,
+            dtype=jnp.float32,
+            precision=image_precision(self.dtype),
+            convolutions=self.convolutions,
+            name="conv_1",
+        )(self.convolutions.enter(image)).astype(self.dtype)
+        for i, factor in enumerate((1, 2, 4)):
+            channels = factor * self.width
+            if i:
+                x = Conv(
+                    channels // 2,
+                    channels,
+                    stride=2,
+                    dtype=self.dtype,
+                    precision=feature_precision(self.dtype),
+                    convolutions=self.convolutions,
+                    name=f"conv_{i + 1}",
+                )(x)
+            block = (channels, self.dtype, self.convolutions)
+            x = ResidualBlock(*block, name=f"block_{2 * i + 1}")(x)
+            x = ResidualBlock(*block, name=f"block_{2 * i + 2}")(x)
         return x
 
 
@@ -62,23 +96,35 @@ class Decoder(nn.Module):
 
     width: int = 32
     dtype: Any = jnp.float32
+    convolutions: Convolutions = XLA
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns an image; the last convolution and the image are float32."""
-        precision = exactness(self.dtype)
-        for i, features in enumerate((4, 2, 1)):
+        for i, factor in enumerate((4, 2, 1)):
+            channels = factor * self.width
             if i:
                 x = Conv(
-                    features * self.width,
+                    2 * channels,
+                    channels,
                     transposed=True,
                     dtype=self.dtype,
-                    precision=precision,
+                    precision=feature_precision(self.dtype),
+                    convolutions=self.convolutions,
                     name=f"up_{i}",
                 )(x)
-            x = ResidualBlock(self.dtype, name=f"block_{2 * i + 1}")(x)
-            x = ResidualBlock(self.dtype, name=f"block_{2 * i + 2}")(x)
-        return Conv(3, dtype=jnp.float32, precision=precision, name="conv")(x)
+            block = (channels, self.dtype, self.convolutions)
+            x = ResidualBlock(*block, name=f"block_{2 * i + 1}")(x)
+            x = ResidualBlock(*block, name=f"block_{2 * i + 2}")(x)
+        x = Conv(
+            self.width,
+            3,
+            dtype=jnp.float32,
+            precision=image_precision(self.dtype),
+            convolutions=self.convolutions,
+            name="conv",
+        )(x)
+        return self.convolutions.leave(x)
 
 
 class EncoderDecoder(nn.Module):
@@ -90,12 +136,13 @@ class EncoderDecoder(nn.Module):
     width: int = 32
     dtype: Any = jnp.float32
     remat: bool = False
+    convolutions: Convolutions = XLA
 
     def setup(self) -> None:
         """Names the two halves as the parameter tree spells them."""
         wrap = nn.remat if self.remat else (lambda module: module)
-        self.encoder = wrap(Encoder)(self.width, self.dtype)
-        self.decoder = wrap(Decoder)(self.width, self.dtype)
+        self.encoder = wrap(Encoder)(self.width, self.dtype, self.convolutions)
+        self.decoder = wrap(Decoder)(self.width, self.dtype, self.convolutions)
 
     def encode(self, x: jax.Array) -> jax.Array:
         """(B, H, W, 3) -> (B, H/4, W/4, 4*width)."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dmphn_jax.models.blocks import EncoderDecoder
+from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
 
 
@@ -34,6 +35,7 @@ class DMSN(nn.Module):
     width: int = 32
     dtype: Any = jnp.float32
     remat: bool = False
+    convolutions: Convolutions = XLA
 
     @nn.compact
     def __call__(
@@ -48,6 +50,7 @@ class DMSN(nn.Module):
         used, since no scale corresponds to the patch hierarchy's level 2.
         """
         del first_output
+        pair = (self.width, self.dtype, self.remat, self.convolutions)
         pyramid = [image]
         while len(pyramid) < self.scales:
             pyramid.append(halve(pyramid[-1]))
@@ -58,7 +61,7 @@ class DMSN(nn.Module):
             x = blurry
             if output is not None:
                 x = x + jax.image.resize(output, blurry.shape, "linear")
-            network = EncoderDecoder(self.width, self.dtype, self.remat, name=f"scale_{scale}")
+            network = EncoderDecoder(*pair, name=f"scale_{scale}")
             f = network.encode(x)
             if features is not None:
                 f = f + features[scale - 1]

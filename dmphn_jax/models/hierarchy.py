@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dmphn_jax.models.blocks import EncoderDecoder
+from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
 from dmphn_jax.models.patches import Grid, join_patches, split_patches
 
@@ -32,6 +33,7 @@ class DMPHN(nn.Module):
       width: channels at full resolution.
       dtype: compute dtype.
       remat: recompute activations in the backward pass.
+      convolutions: how they are computed.
     """
 
     grids: tuple[Grid, ...]
@@ -40,6 +42,7 @@ class DMPHN(nn.Module):
     width: int = 32
     dtype: Any = jnp.float32
     remat: bool = False
+    convolutions: Convolutions = XLA
 
     @nn.compact
     def __call__(
@@ -55,14 +58,14 @@ class DMPHN(nn.Module):
           features: the previous stage's `UnitOutput.features`; None in stage 1.
           first_output: the first stage's output image; None in stage 1.
         """
-        pair = {"width": self.width, "dtype": self.dtype, "remat": self.remat}
-        shared = EncoderDecoder(**pair, name="shared") if self.weight_sharing else None
+        pair = (self.width, self.dtype, self.remat, self.convolutions)
+        shared = EncoderDecoder(*pair, name="shared") if self.weight_sharing else None
         output, added = None, None  # S_{l+1}, F_{l+1}
         images, encoded = [], []
         for level in range(len(self.grids), 0, -1):
             grid = self.grids[level - 1]
             coarser = self.grids[level - 2] if level > 1 else (1, 1)
-            network = shared or EncoderDecoder(**pair, name=f"level_{level}")
+            network = shared or EncoderDecoder(*pair, name=f"level_{level}")
             x = image if output is None else image + output
             f = join_patches(network.encode(split_patches(x, grid)), grid)
             if added is not None:

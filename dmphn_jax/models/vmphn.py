@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dmphn_jax.models.blocks import EncoderDecoder
+from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
 from dmphn_jax.models.patches import Grid, join_patches, split_patches
 
@@ -40,6 +41,7 @@ class VMPHN(nn.Module):
     width: int = 32
     dtype: Any = jnp.float32
     remat: bool = False
+    convolutions: Convolutions = XLA
 
     @nn.compact
     def __call__(
@@ -54,6 +56,7 @@ class VMPHN(nn.Module):
         in the order of the visits.
         """
         count = len(self.grids)
+        pair = (self.width, self.dtype, self.remat, self.convolutions)
         visits = [("descending", level) for level in range(1, count + 1)]
         visits += [("ascending", level) for level in range(count, 0, -1)]
         output, added = None, None  # S_{v-1}, F_{v-1}
@@ -65,9 +68,7 @@ class VMPHN(nn.Module):
             decoded_on = grid
             if ascending:
                 decoded_on = self.grids[level - 2] if level > 1 else (1, 1)
-            network = EncoderDecoder(
-                self.width, self.dtype, self.remat, name=f"{direction}_level_{level}"
-            )
+            network = EncoderDecoder(*pair, name=f"{direction}_level_{level}")
             x = image if output is None else image + output
             f = join_patches(network.encode(split_patches(x, grid)), grid)
             if added is not None:

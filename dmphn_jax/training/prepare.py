@@ -16,7 +16,7 @@ from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.data.memory import check_fits
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation.selection import PairSelection
-from dmphn_jax.models import ModelConfig, build, parameter_count
+from dmphn_jax.models import ModelConfig, build, convolutions_for, parameter_count
 from dmphn_jax.training import initialize, ranges, resume, settings
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.lock import Lock
@@ -103,7 +103,8 @@ def prepare(
     # ---- What depends on their number
     num_steps = _length(config, feed)
     tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
-    module = build(model, config.compute_dtype, remat=config.remat)
+    convolutions = convolutions_for(mesh.devices.flat[0].platform)
+    module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
     step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
     run = Prepared(
         config, workdir, model, mesh, feed, test_source, store, saved, num_steps, tx, step

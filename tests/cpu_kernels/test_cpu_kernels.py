@@ -1,4 +1,4 @@
-"""The C++ kernels compute what XLA does, and are used where they should be."""
+"""The C++ kernels compute what XLA does, and are used where they serve."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ import numpy as np
 import pytest
 
 from dmphn_jax import cpu_kernels
-from dmphn_jax.cpu_kernels import library
-from dmphn_jax.models import conv
-from dmphn_jax.models.blocks import ResidualBlock
+from dmphn_jax.models.convolutions import XLA, Convolution
+from dmphn_jax.models.cpu_convolutions import CpuConvolutions
 
 EXACT = jax.lax.Precision.HIGHEST
 
 
 @pytest.fixture(scope="module")
-def lanes():
-    if (loaded := library.load()) is None:
+def kernels():
+    if (loaded := cpu_kernels.load()) is None:
         pytest.skip("no CPU kernels: no C++ compiler, or switched off")
-    return loaded.lanes
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def lanes(kernels):
+    return kernels.lanes
 
 
 def draw(*shape, seed=0):
@@ -51,19 +55,17 @@ def compare(shape, features, *, stride=1, transposed=False, relu=False, residual
         draw(size, size, shape[-1], features, seed=1),
         draw(features, seed=2),
     ]
-    how = conv.How(stride, transposed, relu, EXACT)
-
-    def reference(x, kernel, bias, *residual):
-        y = conv.convolve_plainly(how, x, kernel) + bias + (residual[0] if residual else 0)
-        return jnp.maximum(y, 0) if relu else y
-
-    output = jax.eval_shape(reference, *arguments)
+    kind = Convolution(stride, transposed, relu, EXACT)
+    ours = functools.partial(CpuConvolutions(cpu_kernels.load()).convolve, kind)
+    xlas = functools.partial(XLA.convolve, kind)
+    output = jax.eval_shape(xlas, *arguments)
     if residual:
         arguments.append(draw(*output.shape, seed=3))
     g = draw(*output.shape, seed=4)
-    ours, program = results(functools.partial(conv.convolve, **how._asdict()), arguments, g)
-    expected, _ = results(reference, arguments, g)
-    for a, b in zip(ours, expected, strict=True):
+    found, program = results(ours, arguments, g)
+    expected, plain = results(xlas, arguments, g)
+    assert calls(plain) == 0, "both formulations in one process"
+    for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=atol * np.abs(b).max(), rtol=0)
     return program
@@ -117,20 +119,23 @@ def test_images_at_either_end(lanes):
     assert calls(compare((2, 6, 10, 2 * lanes), 3)) == 2  # not the forward pass
 
 
-def test_narrow_networks_and_bfloat16_are_xlas(lanes):
+def test_narrow_networks_and_bfloat16_are_xlas(kernels):
     assert calls(compare((2, 6, 10, 6), 6)) == 0
-    assert not cpu_kernels.serve(jnp.bfloat16, lanes)
+    assert not kernels.serve(jnp.bfloat16, kernels.lanes)
 
 
-def test_nan_goes_through_relu(lanes):
+def test_nan_goes_through_relu(kernels):
+    lanes = kernels.lanes
     x = draw(1, 4, 4, lanes)
     x[0, 1, 1, 0] = np.nan
-    y = conv.convolve(x, draw(3, 3, lanes, lanes), np.zeros(lanes, "f4"), relu=True)
+    y = CpuConvolutions(kernels).convolve(
+        Convolution(relu=True), x, draw(3, 3, lanes, lanes), np.zeros(lanes, "f4")
+    )
     assert np.isnan(y[0, 1, 1]).all()
     assert not np.isnan(y[0, 3, 3]).any()
 
 
-@pytest.mark.usefixtures("lanes")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be limited here")
 def test_results_do_not_depend_on_the_threads(tmp_path):
     """Bit for bit: a resumed run may find another machine's number of cores."""
@@ -139,11 +144,12 @@ def test_results_do_not_depend_on_the_threads(tmp_path):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
         import numpy as np
         from dmphn_jax import cpu_kernels
-        channels = 2 * cpu_kernels.library.load().lanes
+        kernels = cpu_kernels.load()
+        channels = 2 * kernels.lanes
         draw = lambda *shape: np.random.default_rng(0).standard_normal(shape).astype("f4")
         x, kernel = draw(2, 24, 20, channels), draw(3, 3, channels, channels)
-        y = cpu_kernels.convolve(x, kernel)
-        np.savez(sys.argv[2], y, *cpu_kernels.filter_gradient(x, y, 3))
+        y = kernels.convolve(x, kernel)
+        np.savez(sys.argv[2], y, *kernels.filter_gradient(x, y, 3))
     """
     found = []
     for threads in ("1", "2"):
@@ -156,42 +162,19 @@ def test_results_do_not_depend_on_the_threads(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_accelerators_keep_what_xla_derives(lanes):
+def test_accelerators_keep_what_xla_derives(kernels):
+    lanes = kernels.lanes
     x, kernel, bias = draw(2, 6, 4, lanes), draw(3, 3, lanes, lanes, seed=1), draw(lanes)
 
     def gradients(*arguments):
-        y, backward = jax.vjp(functools.partial(conv.convolve, relu=True), *arguments)
+        convolve = CpuConvolutions(kernels).convolve
+        y, backward = jax.vjp(functools.partial(convolve, Convolution(relu=True)), *arguments)
         return backward(y)
 
     exported = jax.export.export(jax.jit(gradients), platforms=["cuda"])(x, kernel, bias)
     text = exported.mlir_module()
     assert calls(text) == 0
     assert text.count("stablehlo.convolution") == 3
-
-
-def test_rematerialisation_and_bfloat16():
-    block = ResidualBlock(jnp.bfloat16)
-    x = jnp.asarray(draw(2, 8, 8, 4), jnp.bfloat16)
-    params = block.init(jax.random.key(0), x)
-
-    def loss(apply, params):
-        return jnp.sum(apply(params, x).astype("f4") ** 2)
-
-    plain = jax.jit(jax.grad(functools.partial(loss, block.apply)))(params)
-    again = jax.jit(jax.grad(functools.partial(loss, jax.checkpoint(block.apply))))(params)
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        assert a.dtype == np.float32
-        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2 * np.abs(b).max())
-
-
-def test_transposed_convolution_is_the_textbook_one():
-    x, kernel = draw(1, 3, 5, 2), draw(4, 4, 2, 3, seed=1)
-    expected = np.zeros((1, 8, 12, 3))  # with the border that is cut off
-    for i, j in np.ndindex(3, 5):
-        for r, s in np.ndindex(4, 4):
-            expected[0, 2 * i + r, 2 * j + s] += x[0, i, j] @ kernel[3 - r, 3 - s]
-    result = conv.convolve(x, kernel, np.zeros(3, "f4"), transposed=True, precision=EXACT)
-    np.testing.assert_allclose(result, expected[:, 1:-1, 1:-1], atol=1e-5)
 
 
 # Without kernels

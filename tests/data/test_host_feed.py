@@ -1,9 +1,13 @@
 """The host feed: order, crops, processes, restores, and what a user can get wrong."""
 
+import hashlib
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmphn_jax.data import SourceOptions, base, make_feed, open_source
+from dmphn_jax import data
+from dmphn_jax.data import SourceOptions, base, make_feed, memory, open_source, tfds_source
 from dmphn_jax.data.host_feed import HostFeed
+from dmphn_jax.data.resident_feed import ResidentFeed
 from dmphn_jax.errors import UserError
 from tests.support import data_tree
 from tfds_gopro.builders import Gopro, pair_config
@@ -262,17 +268,26 @@ def test_mistakes_are_one_line(tmp_path):
         make_feed({"feed": "residnt"}, mesh=None, seed=0, batch_size=4, crop_size=CROP)
 
 
-def test_make_feed_reads_the_config(prepared):
+SMALL = {"seed": 1, "batch_size": 3, "crop_size": CROP}
+
+
+def one_device():
     import jax
+
+    return jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices("cpu")[:1]
+    )
+
+
+def test_make_feed_reads_the_config(prepared):
     from ml_collections import ConfigDict
 
-    mesh = jax.make_mesh(
-        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
-    )
-    data = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "host", "threads": 2}
-    made = make_feed(ConfigDict(data), mesh=mesh, seed=1, batch_size=3, crop_size=CROP)
+    fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "host", "threads": 2}
+    made = make_feed(ConfigDict(fields), mesh=one_device(), **SMALL)
     assert isinstance(made, HostFeed)
-    plain = feed(open_source("gopro", options=SourceOptions(data_dir=prepared[0])), batch_size=3)
+    assert made.threads == 2
+    options = SourceOptions(data_dir=prepared[0])
+    plain = feed(open_source("gopro", options=options), batch_size=3)
     batch, expected = made.next(2), take(plain, 2)
     for side, array in batch.items():
         assert array.sharding.is_equivalent_to(made._sharding, array.ndim)
@@ -282,39 +297,190 @@ def test_make_feed_reads_the_config(prepared):
 
 
 def test_auto_takes_the_resident_feed_where_the_set_fits(prepared, monkeypatch):
-    import jax
-
-    resident_feed = pytest.importorskip("dmphn_jax.data.resident_feed")
-    from dmphn_jax.data import memory
-
-    mesh = jax.make_mesh(
-        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices("cpu")[:1]
-    )
-    options = {"mesh": mesh, "seed": 1, "batch_size": 3, "crop_size": CROP}
-    data = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "auto"}
-    made = make_feed(data, **options)
-    assert isinstance(made, resident_feed.ResidentFeed)
+    fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "auto"}
+    made = make_feed(fields, mesh=one_device(), **SMALL)
+    assert isinstance(made, ResidentFeed)
     made.close()
     monkeypatch.setattr(memory, "host_free", lambda: 1000)
-    made = make_feed(data, **options)
+    made = make_feed(fields, mesh=one_device(), **SMALL)
     assert isinstance(made, HostFeed)
     made.close()
 
 
-def test_benchmark_prints_and_writes_its_figures(tmp_path, capsys):
+def test_the_resident_feed_reads_frames_and_the_host_feed_tiles(prepared, monkeypatch):
+    """Overlapping tiles would be read more than twice over."""
+    opened = []
+    for kind in (tfds_source.CropsSource, tfds_source.FramesSource):
+        monkeypatch.setattr(
+            kind,
+            "__getitem__",
+            lambda self, i, get=kind.__getitem__: opened.append(self) or get(self, i),
+        )
+    batches = []
+    for records in ("", "crops_64x64_32"):
+        fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "resident"}
+        made = make_feed(fields | {"records": records}, mesh=one_device(), **SMALL)
+        batches.append(np.asarray(made.crops(made.resident, made.next()[0])[0]))
+        made.close()
+    kinds = [type(source) for source in opened]
+    assert kinds == [tfds_source.FramesSource] * 5 + [tfds_source.CropsSource] * 5
+    np.testing.assert_array_equal(*batches)
+    # Where only tiles are prepared they serve; where only frames are, the host feed reads those.
+    alone = prepared[0].parent / "alone"
+    for config, feed_kind in (("crops_64x64_32", "resident"), ("frames", "host")):
+        shutil.copytree(prepared[0] / "gopro" / config, alone / feed_kind / "gopro" / config)
+        fields = {"source": "gopro", "data_dir": str(alone / feed_kind), "feed": feed_kind}
+        made = make_feed(fields, mesh=one_device(), **SMALL)
+        made.next()
+        made.close()
+
+
+def test_what_the_resident_feed_needs_is_its_frames_not_the_tiles(prepared, monkeypatch):
+    monkeypatch.setattr(memory, "host_free", lambda: 1000)
+    fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "resident"}
+    need = memory.gigabytes(5 * 2 * 3 * data_tree.HEIGHT * data_tree.WIDTH)
+    with pytest.raises(UserError, match=f"5 pairs of 104x72 need {need}"):
+        make_feed(fields, mesh=one_device(), **SMALL)
+
+
+class Meeting(Coded):
+    """The first `readers` reads wait for one another; further ones do not."""
+
+    def __init__(self, readers: int):
+        super().__init__(7)
+        self.barrier, self.reads = threading.Barrier(readers), itertools.count()
+
+    def __getitem__(self, index):
+        if next(self.reads) < self.barrier.parties:
+            self.barrier.wait(timeout=60)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 32, 128])
+@pytest.mark.parametrize("prefetch", [None, 1])
+def test_as_many_readers_as_asked_for_at_any_batch_size(batch_size, prefetch):
+    source = Meeting(16)
+    made = feed(source, batch_size=batch_size, threads=16, prefetch=prefetch)
+    made.next_local()  # a broken barrier would raise
+    assert not source.barrier.broken
+    made.close()
+
+
+@pytest.mark.parametrize("batch_size", [6, 64])
+def test_no_more_is_read_ahead_than_said(batch_size):
+    source = Meeting(1)
+    made = feed(source, batch_size=batch_size, threads=3, prefetch=24)
+    for taken in range(1, 4):
+        made.next_local()
+        # Of the pairs ahead each reader may have begun a piece more.
+        begun = source.reads.__reduce__()[1][0]
+        assert begun <= taken * batch_size + 24 + batch_size
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "threads", "prefetch"), [(1, 5, 7), (6, 2, None), (70, 3, 9)]
+)
+def test_batches_do_not_depend_on_how_they_are_cut_into_pieces(batch_size, threads, prefetch):
+    plain = feed(Coded(11), batch_size=batch_size, threads=1, prefetch=10_000)
+    cut = feed(Coded(11), batch_size=batch_size, threads=threads, prefetch=prefetch)
+    one, other = take(plain, 5), take(cut, 5)
+    for side, array in one.items():
+        np.testing.assert_array_equal(array, other[side])
+    # A batch in hand is not written to again.
+    kept = cut.next_local()
+    copy = {side: array.copy() for side, array in kept.items()}
+    take(cut, 8)
+    for side, array in kept.items():
+        np.testing.assert_array_equal(array, copy[side])
+    for made in (plain, cut):
+        made.close()
+
+
+def test_batches_are_those_of_earlier_versions():
+    """Runs that were begun with an earlier version go on with the same batches."""
+    made = feed(Coded(13), batch_size=6, threads=3)
+    made.restore(
+        {"feed": "host", "step": 4, "seed": 1, "pairs": 13, "batch_size": 6, "crop_size": CROP}
+    )
+    digest = hashlib.sha256()
+    for _ in range(5):
+        batch = made.next_local()
+        digest.update(batch["blurry"].tobytes() + batch["sharp"].tobytes())
+    assert digest.hexdigest()[:16] == "139f43146ea9f5cb"
+    made.close()
+
+
+def test_a_feed_goes_on_after_a_file_that_could_not_be_read():
+    class Flaky(Coded):
+        broken = True
+
+        def __getitem__(self, index):
+            if self.broken and index == 5:
+                raise UserError("s/005: damaged")
+            return super().__getitem__(index)
+
+    source = Flaky(9)
+    made, plain = feed(source, threads=3), feed(Coded(9))
+    with pytest.raises(UserError, match="s/005: damaged"):
+        take(made, 3)
+    step = made.state()["step"]
+    source.broken = False
+    take(plain, step)
+    expected, after = take(plain, 3), take(made, 3)
+    for side, array in expected.items():
+        np.testing.assert_array_equal(array, after[side])
+    for each in (made, plain):
+        each.close()
+
+
+def test_a_record_damaged_after_preparation_is_one_line(prepared, tmp_path):
+    """A PNG's byte flipped on disk: both feeds name the frame."""
+    copy = tmp_path / "D/gopro/frames"
+    shutil.copytree(prepared[0] / "gopro/frames", copy)
+    path = next(copy.glob("*/*train.array_record*"))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"IDAT") + 2000
+    content[place : place + 8] = bytes(8)
+    path.write_bytes(content)
+    fields = {"source": "gopro", "data_dir": str(tmp_path / "D")}
+
+    def read(kind):
+        make_feed(fields | {"feed": kind}, mesh=one_device(), **SMALL).next(2)
+
+    for kind in ("host", "resident"):
+        with pytest.raises(UserError, match=r"frames.*train frame GOPR0372_07_00/\d+: ") as error:
+            read(kind)
+        assert "\n" not in str(error.value)
+
+
+def test_benchmark_runs_what_training_runs(tmp_path, capsys, monkeypatch):
     from dmphn_jax.commands import benchmark_data as benchmark
 
-    args = ["--feeds", "png", "raw", "--frames", "1", "--seconds", "0.1", "--json"]
-    args += [str(tmp_path / "b.json"), "--batch-size", "2", "--threads", "1"]
-    assert benchmark.main(args) == 0
-    printed = capsys.readouterr().out
-    assert "| PNG frames, host |" in printed
-    assert "| raw tiles, host |" in printed
-    for row in json.loads((tmp_path / "b.json").read_text())["feeds"]:
+    made = []
+    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: None)  # for the process's life
+    monkeypatch.setattr(
+        data,
+        "make_feed",
+        lambda *args, **options: made.append(make_feed(*args, **options)) or made[-1],
+    )
+    args = ["--frames", "1", "--seconds", "0.1", "--json", str(tmp_path / "b.json")]
+    assert benchmark.main([*args, "--feeds", "raw", "--batch-size", "2", "3"]) == 0
+    assert "| raw tiles, host | 3 |" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "b.json").read_text())["feeds"]
+    assert [row["batch_size"] for row in figures] == [2, 3]
+    default = feed(Coded(3), threads=None)
+    for row, used in zip(figures, made, strict=True):
         assert row["pairs_per_second_per_core"] > 0
-        assert row["pairs"] % 2 == 0
-    with pytest.raises(UserError, match="--threads 0"):
-        benchmark.main(["--threads", "0"])
+        assert row["pairs"] % row["batch_size"] == 0
+        assert (used.threads, used.prefetch) == (default.threads, default.prefetch)
+        assert row["threads"] == default.threads
+    args += ["--feeds", "png", "--batch-size", "1", "--threads", "1", "--prefetch", "1"]
+    assert benchmark.main(args) == 0
+    assert "| PNG frames, host | 1 | 1 |" in capsys.readouterr().out
+    for flags in (["--threads", "-1"], ["--batch-size", "6", "0"], ["--seconds", "nan"]):
+        with pytest.raises(UserError, match=flags[0]):
+            benchmark.main(flags)
 
 
 WORKER = """
@@ -327,7 +493,7 @@ from tests.data.test_host_feed import Coded, feed
 devices = np.array(jax.devices())[[0, 2, 1, 3]]
 mesh = jax.sharding.Mesh(devices, ("data",))
 made = feed(Coded(13), mesh=mesh, batch_size=8)
-read = made._batches._rows
+read = made._rows
 batch = made.next(2)["blurry"]
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 whole = jax.jit(lambda x: x, out_shardings=everywhere)(batch)

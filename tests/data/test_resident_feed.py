@@ -324,7 +324,7 @@ def test_memory_of_devices():
 def test_mistakes_are_one_line():
     with pytest.raises(UserError, match="no pairs"):
         make(0)
-    with pytest.raises(UserError, match=r"scene/000003: 16x4 is smaller than the crop of 5x5"):
+    with pytest.raises(UserError, match=r"scene/000003 is 16x4, smaller than a crop of 5x5"):
         make(source=Source(10, [(H, W)] * 3 + [(4, W)] + [(H, W)] * 6))
     with pytest.raises(UserError, match=r"scene/000005: 17x12 is larger than the 16x12"):
         make(source=Source(30, [(H, W)] * 5 + [(H, W + 1)] + [(H, W)] * 24))

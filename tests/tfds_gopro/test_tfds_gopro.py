@@ -339,8 +339,8 @@ def test_interrupted_prepare_leaves_nothing(tree, data_dir, how):
     code = (
         "import os, sys, time; from tfds_gopro import pair_builder, prepare;"
         "from dmphn_jax.errors import run_command;"
-        "old = pair_builder.decode_image;"
-        "pair_builder.decode_image = lambda *a: (os.write(1, b'decoding\\n'), time.sleep(0.5),"
+        "old = pair_builder.read_rgb;"
+        "pair_builder.read_rgb = lambda *a: (os.write(1, b'decoding\\n'), time.sleep(0.5),"
         " old(*a))[2];"
         "sys.exit(run_command(prepare.main, sys.argv[1:]))"
     )

@@ -1,0 +1,175 @@
+"""The two convolutions of the networks, and the formulations that compute them.
+
+Which formulation a model computes with is the field `convolutions` of its modules: an object that
+is chosen before anything is traced, so that tracing runs nothing but JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Convolution(NamedTuple):
+    """Which of the convolutions, and what follows it.
+
+    Attributes:
+      stride: 1 or 2 of the 3x3 convolution; 1 if transposed.
+      transposed: 4x4 with a stride of 2, which doubles height and width.
+      relu: whether to apply it.
+      precision: of the products; None lets float32 use the device's fast approximations.
+    """
+
+    stride: int = 1
+    transposed: bool = False
+    relu: bool = False
+    precision: lax.PrecisionLike = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolutions:
+    """XLA's convolutions, as they are: the formulation for every platform.
+
+    Others derive from it and replace what they compute otherwise. One that computes gradients its
+    own way replaces `forward`, `input_gradient` and `kernel_gradient`; one that lays images out
+    differently inside encoders and decoders replaces `enter`, `leave` and `convolve`. Features
+    between encoders and decoders are (B, H/4, W/4, 4*width) with every formulation, and the
+    parameters are the same. Objects are hashable, and equal if they compute the same.
+    """
+
+    def enter(self, image: jax.Array) -> jax.Array:
+        """Returns an image (B, H, W, 3) in the layout an encoder's first convolution takes."""
+        return image
+
+    def leave(self, x: jax.Array) -> jax.Array:
+        """Returns what a decoder's last convolution gives as an image (B, H, W, 3)."""
+        return x
+
+    def convolve(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """Convolves (B, H, W, C) to (B, H', W', D), adds bias (D) and residual, and applies ReLU.
+
+        `kernel` is (3, 3, C, D), with a border of one zero and H' = H/stride; or, transposed,
+        (4, 4, C, D), with H' = 2H. That one equals PyTorch's `ConvTranspose2d(C, D, 4, stride=2,
+        padding=1)` for `kernel[i, j] = weight[:, :, 3 - i, 3 - j]`.
+
+        Forward-mode differentiation is not defined.
+        """
+        return _compiled(self, kind, x, kernel, bias, residual)
+
+    def forward(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        residual: jax.Array | None,
+    ) -> jax.Array:
+        """Computes `convolve`."""
+        y = _alone(kind, x, kernel) + bias
+        if residual is not None:
+            y = y + residual
+        return nn.relu(y) if kind.relu else y
+
+    def input_gradient(
+        self, kind: Convolution, x: jax.Array, kernel: jax.Array, g: jax.Array
+    ) -> jax.Array:
+        """Gradient of the convolution for x, from the gradient g at its output, before ReLU."""
+        return jax.vjp(lambda x: _alone(kind, x, kernel), x)[1](g)[0]
+
+    def kernel_gradient(
+        self, kind: Convolution, x: jax.Array, kernel: jax.Array, g: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Gradients of the convolution for its kernel and its bias (D); see `input_gradient`."""
+        of_kernel = jax.vjp(lambda kernel: _alone(kind, x, kernel), kernel)[1](g)[0]
+        return of_kernel, jnp.sum(g, (0, 1, 2))
+
+
+XLA = Convolutions()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolve(
+    convolutions: Convolutions,
+    kind: Convolution,
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    residual: jax.Array | None,
+) -> jax.Array:
+    return convolutions.forward(kind, x, kernel, bias, residual)
+
+
+def _convolve_forward(convolutions: Convolutions, kind: Convolution, x, kernel, bias, residual):
+    y = _convolve(convolutions, kind, x, kernel, bias, residual)
+    return y, (x, kernel, y if kind.relu else None, residual is not None)
+
+
+def _convolve_backward(convolutions: Convolutions, kind: Convolution, saved: Any, g: jax.Array):
+    x, kernel, y, has_residual = saved
+    if y is not None:
+        g = jnp.where(y > 0, g, 0)
+    return (
+        convolutions.input_gradient(kind, x, kernel, g),
+        *convolutions.kernel_gradient(kind, x, kernel, g),
+        g if has_residual else None,
+    )
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+# Without it a call outside of jit compiles `_convolve` anew each time, and a network lowers each of
+# its convolutions, not each kind once.
+_compiled = jax.jit(_convolve, static_argnums=(0, 1))
+
+
+def _alone(kind: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution, without what follows it."""
+    if kind.transposed:
+        return _transposed(x, kernel, kind.precision)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (kind.stride, kind.stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=_LAYOUT,
+        precision=kind.precision,
+    )
+
+
+def _transposed(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
+    """The transposed convolution as a sub-pixel convolution.
+
+    Each of the four output phases sees 2x2 of the input, so one 2x2 convolution gives all four
+    phases, and no multiplication meets an inserted zero.
+    """
+    batch, height, width, channels = x.shape
+    features = kernel.shape[-1]
+    # With a border of one, pixels 2i - 1 and 2i of the output are taps (1, 3) and (0, 2) of the
+    # kernel on inputs (i - 1, i). Axes: tap row, phase row, tap column, phase column, C, D.
+    taps = jnp.flip(jnp.reshape(kernel, (2, 2, 2, 2, channels, features)), (1, 3))
+    taps = jnp.transpose(taps, (0, 2, 4, 1, 3, 5))
+    y = lax.conv_general_dilated(
+        x,
+        jnp.reshape(taps, (2, 2, channels, 4 * features)),
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=_LAYOUT,
+        precision=precision,
+    )
+    y = jnp.reshape(y, (batch, height + 1, width + 1, 2, 2, features))
+    y = jnp.transpose(y, (0, 1, 3, 2, 4, 5))
+    return jnp.reshape(y, (batch, 2 * height + 2, 2 * width + 2, features))[:, 1:-1, 1:-1]
