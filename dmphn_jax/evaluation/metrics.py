@@ -35,11 +35,6 @@ C2 = (0.03 * 255) ** 2
 _CENTRE = 128.0
 
 
-def to_uint8(images: Array) -> Array:
-    """Returns network images, float in [-0.5, 0.5], as uint8: clipped, rounded to nearest."""
-    return _eight_bit((images.astype(jnp.float32) + 0.5) * 255).astype(jnp.uint8)
-
-
 def psnr(images: Array, sharp: Array) -> Array:
     """Returns the PSNR in dB of each image over all of its pixels and channels; inf where equal."""
     difference = _eight_bit(images).astype(jnp.int32) - _eight_bit(sharp).astype(jnp.int32)

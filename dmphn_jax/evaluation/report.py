@@ -171,7 +171,7 @@ def _from_json(values: _Json) -> Report:
         split=data.pop("split", ""),
         images=data.pop("images", 0),
         of=data.pop("of", 0),
-        options=data,
+        options={n: tuple(v) if isinstance(v, list) else v for n, v in data.items()},
         rows=tuple(_row_from_json(row) for row in values["rows"]),
         date=values.get("date", ""),
         command=values.get("command", ""),

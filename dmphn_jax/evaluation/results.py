@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -36,9 +38,24 @@ class ResultsFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")  # noqa: SIM115 (closed by close)
+            self._lock()
             self._load()
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {one_line(error)}") from None
+
+    def _lock(self) -> None:
+        """Holds the file until it is closed, or the process ends, however it ends."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(
+                f"{self.path}: another evaluation is writing it; wait for it or name another folder"
+            ) from None
+        except OSError as error:
+            # A file system without locks is no reason not to score.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
 
     def _load(self) -> None:
         self._file.seek(0)

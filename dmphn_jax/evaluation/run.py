@@ -29,6 +29,7 @@ from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.files import write_file
 from dmphn_jax.images import Image, write_image
 from dmphn_jax.inference.deblurrer import Deblurrer
+from dmphn_jax.termination import exits_on_sigterm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,22 +78,32 @@ def evaluate(options: EvaluationOptions, source: PairSource | None = None) -> Re
       source: the pairs, if they are open already; by default `options.pairs.open()`.
 
     Raises UserError for a checkpoint that cannot be used, pairs that are not there, too few
-    devices or memory, and files that cannot be written.
+    devices or memory, files that cannot be written, and a folder with a report on other pairs.
+    SIGTERM ends it as an interrupt does, with SystemExit(143).
     """
     check_checkpoints(options.checkpoints, options.stages)  # before any hour of work
     devices = jax.local_devices()
     if (options.devices or 0) > len(devices):
         raise UserError(f"--devices {options.devices}: this machine has {len(devices)}")
+    before = _report_before(Path(options.folder), options.pairs) if options.folder else None
     if source is None:
         source = options.pairs.open()
-    with Evaluation(options, source, devices[: options.devices]) as evaluation:
+    devices = devices[: options.devices]
+    with exits_on_sigterm(), Evaluation(options, source, devices) as evaluation:
         evaluation.add(Contender(Blurry(), BLURRY))
         for path in options.checkpoints:
             evaluation.add_checkpoint(path)
         if options.per_image:
             images = {label: list(of.images) for label, of in evaluation.results.items()}
             write_file(options.per_image, report.per_image_csv(images))
-        return evaluation.report()
+        made = evaluation.report()
+    listed = {row.label for row in made.rows}
+    if gone := [row.label for row in before.rows if row.label not in listed] if before else []:
+        _say(
+            f"{options.folder}/report.md no longer lists {'; '.join(gone)}: the scores are kept, "
+            "and listed again when the checkpoints are named"
+        )
+    return made
 
 
 def check_checkpoints(paths: Sequence[str], stages: int | None = None) -> None:
@@ -101,6 +112,23 @@ def check_checkpoints(paths: Sequence[str], stages: int | None = None) -> None:
         has = checkpoints.read_model_item(path)["model"].get("stages", 1)
         if stages and stages > has:
             raise UserError(f"--stages {stages}: {path} has {has}")
+
+
+def _report_before(folder: Path, pairs: PairSelection) -> Report | None:
+    """Returns the report that stands in a folder, None if there is none.
+
+    Raises UserError if it is one on other pairs, or none of ours: this one would wipe it out.
+    """
+    if not (folder / "report.json").exists():
+        return None
+    before = report.read(folder)
+    if not pairs.are_those_of(before.source, before.split, before.options):
+        of = "".join(f", {name} {value}" for name, value in before.options.items())
+        raise UserError(
+            f"{folder}: holds a report on other pairs ({before.source}, split {before.split}{of}); "
+            "give these results a folder of their own"
+        )
+    return before
 
 
 class Evaluation:

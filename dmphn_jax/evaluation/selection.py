@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dmphn_jax.data.base import PairSource
@@ -59,6 +59,12 @@ class PairSelection:
         where = Path(self.name).expanduser()
         name = str(where.resolve()) if where.exists() else self.name
         return {"name": name, "split": self.split, **self.described()}
+
+    def are_those_of(self, name: str, split: str, options: Mapping[str, object]) -> bool:
+        """Tells whether a report whose pairs are so described is one on these pairs."""
+        given = {n: v for n, v in options.items() if v != getattr(SourceOptions, n, None)}
+        same = name == self.name or Path(name).resolve() == Path(self.name).resolve()
+        return same and (split, given) == (self.split, self.described())
 
 
 def spread(count: int, limit: int | None) -> list[int]:

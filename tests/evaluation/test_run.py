@@ -1,9 +1,14 @@
+import dataclasses
 import json
+import os
+import signal
 
 import pytest
 
 from dmphn_jax.data import SourceOptions
 from dmphn_jax.errors import UserError
+from dmphn_jax.evaluation import results
+from dmphn_jax.evaluation.methods import Blurry
 from dmphn_jax.evaluation.results import ResultsFile
 from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
 from dmphn_jax.evaluation.selection import PairSelection
@@ -76,7 +81,6 @@ def test_results_are_kept_apart_by_what_they_depend_on(tmp_path, checkpoint):
     count, label = read_by(stages=1)
     assert count == 2
     assert "first 1 of 2 stages" in label
-    assert read_by(precision="bfloat16")[0] == 2
     assert read_by()[0] == 0
     source.names = [f"other/{i}" for i in range(2)]
     assert read_by()[0] == 4  # the blurry input's too
@@ -93,9 +97,122 @@ def test_options_of_the_data_are_part_of_the_key(tmp_path):
         source = Pairs()
         pairs = PairSelection("gopro", options=SourceOptions(**options), limit=2)
         run(tmp_path, source, pairs=pairs)
+        (tmp_path / "report.json").unlink()  # which would refuse other pairs
         return sorted(source.read)
 
     assert read_by() == [0, 2]
     assert read_by() == []
     assert read_by(blur="blur_gamma") == [0, 2]
     assert read_by(data_dir="elsewhere") == []  # the same data may have moved
+
+
+# --- what stands in the folder already ---
+
+
+def test_scores_of_another_version_of_the_metrics_are_taken_anew(tmp_path, monkeypatch):
+    source = Pairs()
+    run(tmp_path, source)
+    file = tmp_path / "results.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records[:2]:  # as written before the version was kept: it was the first
+        del record["metrics"]
+    records[2]["metrics"] = 99
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source.read.clear()
+    run(tmp_path, source)
+    assert source.read == [2]
+
+    monkeypatch.setattr(results, "METRICS_VERSION", 2)
+    source.read.clear()
+    run(tmp_path, source)
+    assert source.read == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"psnr": "high"}, {"psnr": None}, {"height": []}, {"key": {}}, {"name": None}]
+)
+def test_fields_that_make_no_sense_are_scored_again(tmp_path, damage, capsys):
+    source = Pairs()
+    run(tmp_path, source)
+    file = tmp_path / "results.jsonl"
+    first, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps(json.loads(first) | damage), *rest]) + "\n")
+    source.read.clear()
+    run(tmp_path, source)
+    assert source.read == [0]
+
+
+def test_a_report_on_other_pairs_is_not_wiped_out(tmp_path):
+    pairs = PairSelection("gopro", options=SourceOptions(blur="blur_gamma"))
+    run(tmp_path, Pairs(), pairs=pairs)
+    before = (tmp_path / "report.json").read_bytes()
+    for other in (PairSelection("gopro"), PairSelection("d"), PairSelection("gopro", "train")):
+        source = Pairs()
+        with pytest.raises(UserError, match=r"report on other pairs \(gopro, split test, blur b"):
+            run(tmp_path, source, pairs=other)
+        assert source.read == []
+    assert (tmp_path / "report.json").read_bytes() == before
+    run(tmp_path, Pairs(), pairs=dataclasses.replace(pairs, limit=2))  # fewer of the same
+
+
+def test_a_folder_of_pairs_is_known_by_any_of_its_names(tmp_path, monkeypatch):
+    (tmp_path / "pairs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run("report", Pairs(), pairs=PairSelection("pairs"))
+    source = Pairs()
+    run("report", source, pairs=PairSelection(str(tmp_path / "pairs")))
+    options = SourceOptions(data_dir="pairs")
+    run("report", source, pairs=PairSelection("folder", options=options))
+    assert source.read == []
+
+
+def test_what_a_new_report_no_longer_lists_is_said(tmp_path, checkpoint, capsys):
+    source = Pairs()
+    named = {"checkpoints": (str(checkpoint),), "timing": False}
+    run(tmp_path, source, **named)
+    capsys.readouterr()
+    run(tmp_path, source)
+    assert "no longer lists stack2_dmphn_1, width 2: the scores" in capsys.readouterr().err
+    source.read.clear()
+    run(tmp_path, source, **named)
+    assert source.read == []
+
+
+def test_a_file_that_is_no_report_is_not_wiped_out(tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(UserError, match=r"report\.json: not a report"):
+        run(tmp_path, Pairs())
+
+
+def test_two_evaluations_do_not_share_a_folder(tmp_path):
+    file = ResultsFile(tmp_path / "results.jsonl")
+    with pytest.raises(UserError, match=r"results\.jsonl: another evaluation is writing it"):
+        run(tmp_path, Pairs())
+    file.close()
+    run(tmp_path, Pairs())
+
+
+def test_sigterm_keeps_what_was_scored(tmp_path, monkeypatch, capsys):
+    submit, source = Blurry.submit, Pairs()
+
+    def third_is_killed(self, images):
+        calls.append(images)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return submit(self, images)
+
+    calls = []
+    monkeypatch.setattr(Blurry, "submit", third_is_killed)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ending:
+        run(tmp_path, source, batch_size=1)
+    assert ending.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dmphn")]
+    assert said == [
+        f"dmphn: {tmp_path}/results.jsonl keeps what was scored; the same command goes on",
+        "dmphn: terminated",
+    ]
+    source.read.clear()
+    run(tmp_path, source, batch_size=1)
+    assert sorted(source.read) == [2, 3, 4]
