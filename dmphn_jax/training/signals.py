@@ -41,7 +41,8 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not installed by Python
+                signal.signal(number, handler)
 
     def reached(self) -> str | None:
         """Returns the signal's name if the run is to stop now; every process asks equally often."""
