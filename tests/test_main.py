@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 
-import jax
 import pytest
 
-from dmphn_jax import distributed, main
+from dmphn_jax import main
 from dmphn_jax.errors import UserError
 from dmphn_jax.training import loop, settings
 
@@ -90,49 +88,6 @@ def test_the_exit_status_tells_launchers_whether_to_start_again(stopped, status,
     result = loop.TrainResult(8, None, stopped, {})
     monkeypatch.setattr(loop, "train", lambda *_, **__: result)
     assert main.main([STACK4]) == status
-
-
-LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
-
-
-@pytest.mark.parametrize(
-    ("variables", "line"),
-    [
-        ({}, ""),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, ""),  # in a batch script, not under srun
-        ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS=4 tells of several processes"),
-        ({"SLURM_STEP_NUM_TASKS": "1"}, ""),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2"),
-        ({"WORLD_SIZE": "8"}, "WORLD_SIZE=8 .* --coordinator HOST:PORT"),
-        ({"JOB_COMPLETION_INDEX": "0"}, "pod 0 of an indexed Kubernetes job"),
-    ],
-)
-def test_lone_processes_of_a_job_that_jax_does_not_detect_are_refused(variables, line, monkeypatch):
-    for name in (*LAUNCHERS, "JOB_COMPLETION_INDEX", "SLURM_STEP_NODELIST"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    with pytest.raises(UserError, match=line) if line else contextlib.nullcontext():
-        distributed.start()
-    assert not jax.distributed.is_initialized()
-
-
-def test_jax_tells_where_it_detects_no_cluster():
-    """In a fresh process: nothing has been computed, and `initialize` says what `start` expects."""
-    code = (
-        "from dmphn_jax import distributed as d; d.start(); import jax; print(jax.process_count())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n"
-
-
-def test_a_platform_that_jax_detects_is_asked_once(monkeypatch):
-    asked = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: asked.append(args))
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    distributed.start()
-    assert asked == [()]
 
 
 def test_changed_fields_are_named_and_harmless_ones_are_not():
