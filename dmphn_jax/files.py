@@ -54,6 +54,17 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """`write_atomically` for a file a user asked for: raises UserError where it cannot be written.
+
+    Text is written as UTF-8.
+    """
+    try:
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be written: {why(error)}") from None
+
+
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields an empty folder that becomes `path` if the body succeeds, in place of one there.
@@ -120,18 +131,6 @@ def why(error: Exception) -> str:
         if os.strerror(code) in text:
             return os.strerror(code)
     return text if len(text) <= 160 else text[:157] + "..."
-
-
-def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """`write_atomically` for a file a user asked for: raises UserError where it cannot be written.
-
-    Text is written as UTF-8.
-    """
-    try:
-        write_atomically(path, content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
 
 
 def _is_device(path: str | os.PathLike[str]) -> bool:

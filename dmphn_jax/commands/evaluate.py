@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="score N pairs only, spread evenly over the set",
     )
-    add("--synthetic-size", type=arguments.size, metavar="HxW", help="size of synthetic scenes")
+    add("--synthetic-size", type=arguments.size, metavar="HEIGHTxWIDTH", help="of synthetic scenes")
     add("--synthetic-count", type=arguments.count, metavar="N", help="number of synthetic scenes")
     add("--synthetic-seed", type=int, metavar="N", help="which scenes: a run's config.seed (0)")
     add("--synthetic-motion", type=float, metavar="F", help="factor on their motion (1)")

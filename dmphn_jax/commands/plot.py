@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         series.setdefault(name, []).extend(points)
     figure = figures.draw(series, sorted(sizes), paper=args.paper, title=args.title)
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150, bbox_inches="tight")
+    figure.savefig(content, format=kind)
     write_file(args.output, content.getvalue())
     print(f"{args.output}: {sum(map(len, series.values()))} points")
     return 0
