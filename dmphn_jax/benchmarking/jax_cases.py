@@ -16,9 +16,10 @@ from dmphn_jax.data.base import Pair
 from dmphn_jax.data.resident_feed import ResidentFeed
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, build, convolutions_for
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.state import init_state
-from dmphn_jax.training.step import StepOptions, data_mesh, make_train_step
+from dmphn_jax.training.step import StepOptions, make_train_step
 
 
 def inference(

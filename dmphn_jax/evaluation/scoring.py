@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax.data.base import Pair, PairSource
@@ -17,7 +17,7 @@ from dmphn_jax.errors import UserError, out_of_memory
 from dmphn_jax.evaluation import metrics
 from dmphn_jax.evaluation.methods import Method, Outputs
 from dmphn_jax.evaluation.scores import EvaluationResult, ImageScores
-from dmphn_jax.runtime import cores
+from dmphn_jax.runtime import cores, data_mesh
 from dmphn_jax.threads import map_ahead
 
 
@@ -126,8 +126,8 @@ def _score(
     """
     if isinstance(images, np.ndarray):
         count = -(-len(images) // len(devices)) * len(devices)
-        mesh = Mesh(np.asarray(devices), ("data",))
-        images = jax.device_put(_filled(images, count), NamedSharding(mesh, P("data")))
+        shared = NamedSharding(data_mesh(devices), P("data"))
+        images = jax.device_put(_filled(images, count), shared)
     placed = jax.device_put(_filled(sharp, len(images)), images.sharding)
     return jax.device_get(_metrics(images, placed))
 

@@ -17,11 +17,12 @@ from dmphn_jax.data.memory import check_fits
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.models import ModelConfig, build, convolutions_for, parameter_count
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import initialize, ranges, resume, settings
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.lock import Lock
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import StepOptions, check_batch, data_mesh, make_train_step
+from dmphn_jax.training.step import StepOptions, check_batch, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

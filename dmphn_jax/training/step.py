@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.data.augment import augment
 from dmphn_jax.errors import UserError
@@ -18,12 +18,6 @@ from dmphn_jax.training.losses import training_loss
 from dmphn_jax.training.state import TrainState
 
 _STEP_STREAM = 1  # folded into the seed; the initial weights take the seed itself
-
-
-def data_mesh(devices: Any = None) -> Mesh:
-    """Returns the mesh of all devices (of all processes) along the one axis `data`."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -1,8 +1,10 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.metrics
+from jaxtyping import TypeCheckError
 from PIL import Image
 
 from dmphn_jax.data.psnr import psnr
@@ -137,7 +139,8 @@ def test_psnr_is_exact_over_a_large_image():
     image = np.ones_like(sharp)
     image[::97, ::89] = 255
     want = 10 * np.log10(255**2 / np.mean(image.astype(np.float64) ** 2))
-    assert float(metrics.psnr(image[None], sharp[None])[0]) == pytest.approx(want, abs=2e-5)
+    got = metrics.psnr(jnp.asarray(image[None]), jnp.asarray(sharp[None]))
+    assert float(got[0]) == pytest.approx(want, abs=2e-5)
 
 
 def test_small_images_and_unlike_shapes_are_refused():
@@ -174,3 +177,8 @@ def test_real_pairs_agree_with_scikit_image_and_matlab(reference):
     sharp = np.asarray(Image.open(pair / "sharp/000001.png"))
     blurry = np.asarray(Image.open(pair / "blur/000001.png"))
     assert metrics.scores(blurry, sharp) == pytest.approx(expected(blurry, sharp), abs=1e-4)
+
+
+def test_shapes_in_signatures_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError, match="parameter 'sharp'"):
+        metrics.psnr(jnp.zeros((2, 16, 16, 3)), jnp.zeros((1, 16, 16, 3)))

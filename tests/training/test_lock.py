@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from dmphn_jax.errors import UserError
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training.lock import Lock
 from dmphn_jax.training.loop import train
-from dmphn_jax.training.step import data_mesh
 from tests.support.training import ArrayFeed, tiny_config
 
 

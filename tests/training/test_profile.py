@@ -7,9 +7,9 @@ import itertools
 import jax
 import pytest
 
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training.loop import train
 from dmphn_jax.training.profile import Profile
-from dmphn_jax.training.step import data_mesh
 from tests.support.training import ArrayFeed, tiny_config
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from dmphn_jax.models import ModelConfig, build, init_params
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import prepare
 from dmphn_jax.training.loop import train
 from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.state import init_state
-from dmphn_jax.training.step import StepOptions, data_mesh, make_train_step
+from dmphn_jax.training.step import StepOptions, make_train_step
 from tests.support.training import ArrayFeed, tiny_config
 
 # Operations by which a program on the device waits for its host.

@@ -20,6 +20,7 @@ from dmphn_jax.errors import UserError
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, init_params
 from dmphn_jax.models.output import Output
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import periodic, settings
 from dmphn_jax.training.checkpoints import chosen_checkpoint
 from dmphn_jax.training.initialize import initial_params
@@ -29,7 +30,7 @@ from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.prepare import pairs_of
 from dmphn_jax.training.run_log import Meter, RunLog, duration
 from dmphn_jax.training.state import init_state
-from dmphn_jax.training.step import StepOptions, data_mesh, ema_rate, make_train_step
+from dmphn_jax.training.step import StepOptions, ema_rate, make_train_step
 from tests.support.training import ArrayFeed, Pairs, batch_of, differing, tiny_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
