@@ -16,7 +16,7 @@ from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS, ModelConfig, zoo
-from dmphn_jax.training.settings import CHOICES
+from dmphn_jax.training.settings import COMPUTE_DTYPES
 
 DESCRIPTION = """\
 Measure inference and training on this machine's first device, with random images and weights:
@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--keep-memory",
         action="store_true",
-        help="on a CPU, let the process keep freed memory, PyTorch's too (with --mode training it "
-        "always does, as training itself)",
+        help="on a CPU, let the process keep freed memory, PyTorch's too (with --mode training "
+        "or both it always does, as training itself)",
     )
     add("--no-ceilings", action="store_true", help="do not measure the device's ceilings")
     add(
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.benchmarking import groups, tables
     from dmphn_jax.runtime import keep_freed_memory
 
-    keep_memory = args.keep_memory or args.mode == "training"
+    keep_memory = args.keep_memory or args.mode != "inference"
     if keep_memory:
         keep_freed_memory()
     device = jax.local_devices()[0]
@@ -214,7 +214,7 @@ def _measure(
     from dmphn_jax.benchmarking import groups, scaling, tables
     from dmphn_jax.benchmarking.agreement import DisagreementError
     from dmphn_jax.benchmarking.ceilings import ceilings
-    from dmphn_jax.evaluation.report import write_file
+    from dmphn_jax.files import write_file
 
     if not args.no_ceilings:
         _say("ceilings")
@@ -252,7 +252,7 @@ def _check_options(
             raise UserError(f"--{flag} {getattr(args, flag)}: must be 0 or more")
     if args.out and os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UserError(f"--out {shown(args.out)}: is a file; name a folder")
-    if args.mode != "inference" and not set(precisions) <= set(CHOICES["compute_dtype"]):
+    if args.mode != "inference" and not set(precisions) <= set(COMPUTE_DTYPES):
         raise UserError(f"--precisions float16: for --mode inference, not {args.mode}")
     if args.torch_variants and not args.vs:
         raise UserError("--torch-variants needs --vs torch")
