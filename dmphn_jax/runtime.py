@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
 
 
 def cores() -> int:
@@ -46,7 +53,8 @@ def _cpu_quotas() -> list[tuple[int, int]]:
 def cache_compilations() -> None:
     """Keeps compiled programs on disk between runs, in `~/.cache/dmphn_jax` by default.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder; an empty value turns the cache off.
+    `JAX_COMPILATION_CACHE_DIR` names another folder, which JAX takes as it is; an empty value turns
+    the cache off. Nothing is kept in, or taken from, a folder where others may write.
     """
     import jax
 
@@ -57,15 +65,61 @@ def cache_compilations() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
+@functools.cache
 def cache_folder(name: str) -> Path | None:
-    """Returns a folder of the user's cache, made if need be; None where it cannot be written."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "dmphn_jax" / name
+    """Returns a folder of the user's cache, made if need be, with access for the user alone.
+
+    None where it cannot be written, and, saying so on stderr, where others may write: what lies in
+    a cache is code that runs.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "dmphn_jax" / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        open_to_others = _open_to_others(folder.resolve())
     except OSError:
         return None
+    if open_to_others is not None:
+        print(
+            f"dmphn: {folder} is not used: others than you may write to {open_to_others}; "
+            "close it to them (chmod go-w), or name another folder by XDG_CACHE_HOME",
+            file=sys.stderr,
+        )
+        return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _open_to_others(folder: Path) -> Path | None:
+    """Returns the first of a folder and its parents whose entries others may change, else None.
+
+    Root may everything. In a folder with the sticky bit, as /tmp, others cannot replace what is
+    not theirs, which is enough for parents.
+    """
+    if not hasattr(os, "getuid"):
+        return None
+    for path in (folder, *folder.parents):
+        status = path.stat()
+        sticky = path != folder and status.st_mode & stat.S_ISVTX
+        if status.st_uid not in (0, os.getuid()) or (status.st_mode & 0o022 and not sticky):
+            return path
+    return None
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Returns the mesh of devices along the one axis `data`.
+
+    By default of all devices of all processes, neighbours in the machine beside each other; others
+    stay in their order.
+    """
+    import jax
+    import numpy as np
+
+    if devices is None:
+        count = (jax.device_count(),)
+        return jax.make_mesh(count, ("data",), (jax.sharding.AxisType.Auto,))
+    return jax.sharding.Mesh(np.asarray(devices), ("data",))
 
 
 @functools.cache

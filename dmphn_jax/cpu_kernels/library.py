@@ -1,4 +1,4 @@
-"""Compiling and loading the kernels."""
+"""Compiling the kernels, keeping the library in the user's cache, and loading it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import os
 import platform
 import shlex
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -21,6 +24,12 @@ from dmphn_jax.cpu_kernels.kernels import TARGETS, Kernels
 from dmphn_jax.runtime import cache_folder
 
 SOURCE = Path(__file__).parent / "source"
+COMPILE_S = 300.0  # a compiler that takes longer hangs; 15 is usual
+RETRY_S = 24 * 3600.0  # after which a compilation that failed is tried again
+
+
+class _UnavailableError(Exception):
+    """Why there are no kernels, in one line."""
 
 
 @functools.cache
@@ -28,30 +37,52 @@ def load() -> Kernels | None:
     """Returns the kernels, compiled at their first use on a machine; None where there are none.
 
     There are none without a C++ compiler (`c++` or what `CXX` names), without a folder to keep them
-    in, and with `DMPHN_CPU_KERNELS=0`.
+    in to which nobody else may write, and with `DMPHN_CPU_KERNELS=0`. A reason that the user can do
+    something about is said on stderr in one line.
     """
     if os.environ.get("DMPHN_CPU_KERNELS") == "0":
         return None
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    folder = cache_folder("kernels")
-    if folder is None or not compiler or shutil.which(compiler[0]) is None:
-        return None
-    digest = _digest(compiler)
-    path, failed = folder / f"{digest}.so", folder / f"{digest}.failed"
-    if not path.exists() and not failed.exists():
-        _compile(compiler, path, failed)
-    if not path.exists():
-        return None
     try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        print(f"dmphn: CPU kernels left out: {error}", file=sys.stderr)
+        compiler = _compiler()
+        folder = cache_folder("kernels") if compiler else None
+        return _loaded(compiler, folder) if folder is not None else None
+    except (
+        _UnavailableError,
+        OSError,
+        AttributeError,
+    ) as error:  # of ctypes: no library, no such name
+        print(f"dmphn: no CPU kernels, XLA's convolutions serve: {error}", file=sys.stderr)
         return None
+
+
+def _loaded(compiler: list[str], folder: Path) -> Kernels | None:
+    digest = _digest(compiler)
+    path = _kept(folder, digest)
+    if path is None:
+        failed = folder / f"{digest}.failed"
+        if _is_recent(failed):
+            return None  # said when it failed
+        path = _compile(compiler, folder, digest, failed)
+    library = ctypes.CDLL(str(path))
     kernels = Kernels(library.dmphn_lanes(), digest)
     for target in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(library, target))
         jax.ffi.register_ffi_target(kernels.name(target), capsule, platform="cpu")
     return kernels
+
+
+def _compiler() -> list[str]:
+    """Returns the compiler's command; an empty list if `CXX` names none and there is no `c++`."""
+    named = os.environ.get("CXX")
+    try:
+        command = shlex.split(named or "c++")
+    except ValueError as error:
+        raise _UnavailableError(f"CXX={named}: {error}") from None
+    if command and shutil.which(command[0]) is not None:
+        return command
+    if named:
+        raise _UnavailableError(f"CXX={named}: no program of this name can be run")
+    return []
 
 
 def _flags() -> list[str]:
@@ -82,6 +113,8 @@ def _digest(compiler: list[str]) -> str:
     for source in sorted(SOURCE.iterdir()):
         found.update(source.read_bytes())
     found.update(" ".join(compiler + _flags()).encode())
+    program = os.stat(shutil.which(compiler[0]))  # another version is another file
+    found.update(f"{program.st_size} {program.st_mtime_ns}".encode())
     found.update(f"{sys.platform} {platform.machine()} {platform.processor()}".encode())
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -91,22 +124,100 @@ def _digest(compiler: list[str]) -> str:
     return found.hexdigest()[:12]
 
 
-def _compile(compiler: list[str], path: Path, failed: Path) -> None:
-    """Writes the compiled file to `path`, or what the compiler said to `failed`."""
+def _kept(folder: Path, digest: str) -> Path | None:
+    """Returns the library in the cache, whose name holds the digest of its content; else None.
+
+    What does not have the content that its name promises, or belongs to somebody else, is removed.
+    """
+    for path in sorted(folder.glob(f"{digest}-*.so")):
+        content = _own_content(path)
+        if content is not None and path.name == _name(digest, content):
+            return path
+        if path.is_dir() and not path.is_symlink():
+            continue
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _name(digest: str, content: bytes) -> str:
+    return f"{digest}-{hashlib.sha256(content).hexdigest()[:32]}.so"
+
+
+def _own_content(path: Path) -> bytes | None:
+    """Returns a regular file's content; None if it is another kind, or others may write to it."""
+    # Without O_NONBLOCK a named pipe would wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            mine = not hasattr(os, "getuid") or (
+                status.st_uid == os.getuid() and not status.st_mode & 0o022
+            )
+            return file.read() if mine and stat.S_ISREG(status.st_mode) else None
+    except OSError:
+        return None
+
+
+def _is_recent(failed: Path) -> bool:
+    try:
+        return time.time() - failed.lstat().st_mtime < RETRY_S
+    except OSError:
+        return False
+
+
+def _compile(compiler: list[str], folder: Path, digest: str, failed: Path) -> Path:
+    """Returns the compiled library; writes what the compiler said to `failed` if it fails.
+
+    Raises _UnavailableError with the first error.
+    """
     print("dmphn: compiling the CPU kernels, once (about 15 seconds)", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        made = Path(scratch) / path.name
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / "kernels.so"
         command = [*compiler, *_flags(), str(SOURCE / "kernels.cc"), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if done.returncode == 0:
+        error, said = _run(command)
+        content = None
+        if error is None:
+            if made.is_file():
+                made.chmod(0o700)  # whatever the umask
+            content = _own_content(made)
+            error = None if content else "the compiler wrote no library"
+        if error is None:
+            path = folder / _name(digest, content)
             made.replace(path)
-            return
-        said = Path(scratch) / failed.name
-        said.write_text(f"{shlex.join(command)}\n{done.stderr}")
-        said.replace(failed)
-    errors = [line for line in done.stderr.splitlines() if "error" in line]
-    print(
-        f"dmphn: the CPU kernels do not compile here, XLA's convolutions serve: "
-        f"{errors[0] if errors else f'the compiler returned {done.returncode}'} ({failed})",
-        file=sys.stderr,
-    )
+            failed.unlink(missing_ok=True)
+            return path
+        note = Path(scratch) / failed.name
+        note.write_text(f"{shlex.join(command)}\n{error}\n{said}")
+        note.replace(failed)
+    raise _UnavailableError(f"{error} ({failed})")
+
+
+def _run(command: list[str]) -> tuple[str | None, str]:
+    """Runs a compiler; returns its first error, None if it succeeded, and all that it said.
+
+    Its processes end with it, with the time limit, and with an interrupt.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}", ""
+    try:
+        said, _ = process.communicate(timeout=COMPILE_S)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            return f"the compiler was stopped after {COMPILE_S:.0f} s", ""
+        raise
+    if process.returncode == 0:
+        return None, said
+    errors = [line for line in said.splitlines() if "error" in line]
+    return (errors[0] if errors else f"the compiler returned {process.returncode}"), said

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax import checkpoints
@@ -20,6 +20,7 @@ from dmphn_jax.inference.programs import Network, Programs
 from dmphn_jax.models import PRECISIONS, ModelConfig
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
+from dmphn_jax.runtime import data_mesh
 
 _LEAST_TILE = 256  # pixels; where not even that fits, the error tells
 
@@ -103,7 +104,7 @@ class Deblurrer:
         self.stages = stages or config.stages
         self.precision = precision
         devices = list(devices or jax.local_devices())
-        self._mesh = Mesh(np.asarray(devices), ("data",))
+        self._mesh = data_mesh(devices)
         self._first = devices[0]
         self.params = jax.device_put(params, self._first)
         self._params = {self._first: self.params}

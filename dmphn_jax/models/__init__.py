@@ -12,8 +12,13 @@ from dmphn_jax.models import zoo
 from dmphn_jax.models.config import PRECISIONS, ModelConfig, multiply_adds, parameter_count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import flax.linen as nn
+
     from dmphn_jax.models.convolutions import Convolutions
     from dmphn_jax.models.patches import Grid
+    from dmphn_jax.models.stack import Stack
 
 __all__ = [
     "PRECISIONS",
@@ -36,7 +41,7 @@ def build(
     remat: bool = False,
     convolutions: Convolutions | None = None,
     grids: tuple[Grid, ...] | None = None,
-):
+) -> Stack:
     """Returns the Flax module of a model.
 
     `module.init(key, x)["params"]` draws the paper's initial weights and
@@ -69,6 +74,7 @@ def build(
         "remat": remat,
         "convolutions": XLA if convolutions is None else convolutions,
     }
+    unit: Callable[..., nn.Module]
     if config.family == "dmsn":
         unit = functools.partial(DMSN, int(config.hierarchy), **common)
     elif config.family == "vmphn":

@@ -175,33 +175,3 @@ def test_accelerators_keep_what_xla_derives(kernels):
     text = exported.mlir_module()
     assert calls(text) == 0
     assert text.count("stablehlo.convolution") == 3
-
-
-# Without kernels
-
-
-def load_with(cache, **environment):
-    """What a new process says and finds: (stderr, whether there are kernels)."""
-    code = "from dmphn_jax.cpu_kernels.library import load; print(load() is not None)"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr, done.stdout.strip() == "True"
-
-
-def test_switched_off_and_without_a_compiler(tmp_path):
-    assert load_with(tmp_path, DMPHN_CPU_KERNELS="0") == ("", False)
-    assert load_with(tmp_path, CXX="no-such-compiler") == ("", False)
-
-
-def test_a_compiler_that_fails_is_asked_once(tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\necho 'kernels.cc:1: error: no such thing' >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    said, found = load_with(tmp_path / "cache", CXX=str(compiler))
-    assert not found
-    assert "kernels.cc:1: error: no such thing" in said.splitlines()[-1]
-    assert "XLA's convolutions serve" in said.splitlines()[-1]
-    assert load_with(tmp_path / "cache", CXX=str(compiler)) == ("", False)
