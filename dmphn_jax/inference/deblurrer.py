@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, nearest
-from dmphn_jax.models import PRECISIONS, ModelConfig, build, convolutions_for
+from dmphn_jax.inference import memory, programs, tiles
+from dmphn_jax.inference.pending import Pending, Tiled, Whole
+from dmphn_jax.inference.programs import Network, Programs
+from dmphn_jax.models import PRECISIONS, ModelConfig
 from dmphn_jax.models.output import Output
-from dmphn_jax.models.pixels import from_network, to_network
-from dmphn_jax.runtime import compiler_options, data_mesh
+from dmphn_jax.models.patches import Grid
+from dmphn_jax.runtime import data_mesh
 
-
-@dataclasses.dataclass(frozen=True)
-class Pending:
-    """A batch on its way through the network; `Deblurrer.submit` returns it at once.
-
-    Attributes:
-      shape: (B, H, W, 3) of the images that were submitted.
-      padded: the results on the devices, (B', H', W', 3) of the images' dtype: bottom and right
-        are padding, and rows from B on are copies that fill the devices.
-      finite: whether each row was computed without leaving the finite numbers, (B',) bool, there.
-      precision: of the computation.
-    """
-
-    shape: tuple[int, ...]
-    padded: jax.Array
-    finite: jax.Array
-    precision: str
-
-    @property
-    def images(self) -> jax.Array:
-        """The results on the devices that computed them, (B', H, W, 3); B' as in `padded`.
-
-        They may not be finite numbers rounded: `check` tells.
-        """
-        return self.padded[:, : self.shape[1], : self.shape[2]]
-
-    def check(self) -> None:
-        """Waits for the computation and raises UserError if an output is not finite.
-
-        Weights can leave the range of float16, which ends at 65504, or come from training that
-        diverged.
-        """
-        self._check(np.asarray(self.finite))
-
-    def _check(self, finite: np.ndarray) -> None:
-        if not finite.all():
-            cause = (
-                "these weights need numbers beyond float16's range; take another precision"
-                if self.precision == "float16"
-                else "these weights are of no use; take an earlier checkpoint"
-            )
-            raise UserError(f"the network's output is not finite in {self.precision}: {cause}")
-
-    def result(self) -> np.ndarray:
-        """Waits for the results and returns them on the host, (B, H, W, 3).
-
-        Raises UserError if an output is not finite.
-        """
-        padded, finite = jax.device_get((self.padded, self.finite))
-        self._check(finite)
-        result: np.ndarray = padded[: self.shape[0], : self.shape[1], : self.shape[2]]
-        return result
+_LEAST_TILE = 256  # pixels; where not even that fits, the error tells
 
 
 class Deblurrer:
@@ -84,13 +34,19 @@ class Deblurrer:
     rounded to nearest. Sizes the patch grid does not divide are padded by reflection at the
     bottom and the right, by the least amount, and cropped back. A size compiles at its first use.
 
+    Images larger than `tile` pixels on a side are computed in tiles, and so are those for which
+    the program for the whole would need more memory than is free. With the default overlap, tiles
+    give what the whole would: docs/inference.md.
+
     Attributes:
       params: the parameter tree, float32, on the first of the devices.
       config: the model.
       digest: of the checkpoint's parameters; None if they came as a tree.
       stages: how many of a stack's stages run.
       precision: of the computation.
-      programs: what it runs, on `place(images)`.
+      programs: what it runs on images that fit into memory, on `place(images)`.
+      tile: the largest height and width that are computed whole; None for what fits into memory.
+      overlap: of neighbouring tiles, in pixels.
     """
 
     params: dict[str, Any]
@@ -99,6 +55,8 @@ class Deblurrer:
     stages: int
     precision: str
     programs: Programs
+    tile: int | None
+    overlap: int
 
     def __init__(
         self,
@@ -109,6 +67,8 @@ class Deblurrer:
         stages: int | None = None,
         precision: str = "float32",
         devices: Sequence[jax.Device] | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> None:
         """Loads a checkpoint, or takes `params` of the model `config`.
 
@@ -120,9 +80,13 @@ class Deblurrer:
           precision: of the computation, one of `models.PRECISIONS`; parameters stay float32.
           devices: those that share a batch; all local ones by default. One image, or a batch of
             one, takes the first; the others hold no weights before a batch needs them.
+          tile: compute larger images in tiles of so many pixels on a side; by default those that
+            do not fit into memory, in tiles that do.
+          overlap: pixels that neighbouring tiles share; by default as many as make the result
+            the whole image's, `tiles.default_overlap`, and at most half of the tile.
 
-        Raises UserError for an unusable checkpoint, an unknown precision, or stages that the
-        model does not have.
+        Raises UserError for an unusable checkpoint, an unknown precision, stages that the model
+        does not have, or tiles that are too small.
         """
         if precision not in PRECISIONS:
             raise UserError(
@@ -143,7 +107,10 @@ class Deblurrer:
         self._mesh = data_mesh(devices)
         self._first = devices[0]
         self.params = jax.device_put(params, self._first)
-        self.programs = _programs(config, precision, self.stages, self._first.platform)
+        self._params = {self._first: self.params}
+        self._network = Network(config, precision, self.stages, self._first.platform)
+        self.programs = programs.whole(self._network)
+        self._set_tiles(tile, overlap)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
@@ -164,8 +131,14 @@ class Deblurrer:
         Results are those of `batch`, to the bit.
         """
         images = np.asarray(images)
-        results, finite = self.programs.quantised(*self.place(self._pad(images)))
-        return Pending(images.shape, results, finite, self.precision)
+        padded = self._pad(images)
+        tile = self.tile or self._tile_that_fits(padded)
+        if tile and tile < max(padded.shape[1:3]):
+            layout = tiles.lay_out(self.config, self.stages, padded.shape[1:3], tile, self.overlap)
+            devices = list(self._mesh.devices)
+            return Tiled(images.shape, padded, layout, devices, self._run_tile, self.precision)
+        results, finite = self.programs.quantised(*self.place(padded))
+        return Whole(images.shape, results, finite, self.precision)
 
     def output(self, image: np.ndarray) -> Output:
         """Returns every stage's and level's image of one image, (H, W, 3) uint8 or uint16.
@@ -216,29 +189,62 @@ class Deblurrer:
         shared: dict[str, Any] = jax.device_put(self.params, NamedSharding(self._mesh, P()))
         return shared
 
+    def _set_tiles(self, tile: int | None, overlap: int | None) -> None:
+        least = 4 * max(self.config.multiple)
+        if tile is not None and tile < least:
+            raise UserError(f"tile {tile}: at least {least} pixels for this model")
+        if overlap is not None and tile is not None and overlap > tile // 2:
+            raise UserError(f"overlap {overlap}: at most half of a tile, {tile // 2} of {tile}")
+        self.tile = tile
+        if overlap is None:
+            overlap = tiles.default_overlap(self.config, self.stages)
+        self.overlap = overlap
+        self._fitting: dict[tuple[tuple[int, ...], np.dtype], int | None] = {}
 
-class Programs(NamedTuple):
-    """Compiled on first use, each taking (params, images (B, H, W, 3) uint8 or uint16)."""
+    def _tile_that_fits(self, padded: np.ndarray) -> int | None:
+        """Returns the size of tiles for images that do not fit whole; None for those that do.
 
-    raw: jax.stages.Wrapped  # -> Output
-    quantised: jax.stages.Wrapped  # -> images like the input's, whether each is finite: (B,) bool
+        Told once per size, by what the compiler has planned for it.
+        """
+        key = padded.shape, padded.dtype
+        if key not in self._fitting:
+            self._fitting[key] = self._find_tile_that_fits(padded)
+        return self._fitting[key]
 
+    def _find_tile_that_fits(self, padded: np.ndarray) -> int | None:
+        allowed = memory.allowed(self._first)
+        if allowed is None:
+            return None
+        needed = programs.bytes_needed(self.programs.quantised, *self.place(padded))
+        if needed <= allowed:
+            return None
+        pixels = padded[: -(-len(padded) // self._mesh.size), :, :, 0].size  # on one device
+        side = int((pixels * allowed / needed) ** 0.5)
+        while side > _LEAST_TILE:
+            layout = tiles.lay_out(self.config, self.stages, padded.shape[1:3], side, self.overlap)
+            row, column = layout.rows[0], layout.columns[0]
+            program = programs.tile(self._network, layout.grids(row, column))
+            window = jax.ShapeDtypeStruct((1, *layout.size, 3), padded.dtype)
+            if programs.bytes_needed(program, self.params, window, row.weights, column.weights) <= (
+                allowed
+            ):
+                break
+            side = side * 3 // 4
+        return max(side, _LEAST_TILE)
 
-@functools.cache
-def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -> Programs:
-    """Returns the programs of a model; one set per process, so new parameters recompile nothing."""
-    module = build(config, precision, convolutions=convolutions_for(platform))
+    def _run_tile(
+        self,
+        device: jax.Device,
+        grids: tuple[Grid, ...],
+        window: np.ndarray,
+        rows: np.ndarray,
+        columns: np.ndarray,
+    ) -> tuple[jax.Array, jax.Array]:
+        placed = jax.device_put((window, rows, columns), device)
+        return programs.tile(self._network, grids)(self._params_on(device), *placed)
 
-    def raw(params: dict[str, Any], images: jax.Array) -> Output:
-        output: Any = module.apply({"params": params}, to_network(images), stages=stages)
-        return output
-
-    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        image = raw(params, images).image
-        finite = jnp.all(jnp.isfinite(image), axis=(1, 2, 3))
-        return from_network(image, images.dtype), finite
-
-    options = compiler_options(platform)
-    return Programs(
-        jax.jit(raw, compiler_options=options), jax.jit(quantised, compiler_options=options)
-    )
+    def _params_on(self, device: jax.Device) -> dict[str, Any]:
+        """The parameters on one device, put there at their first use."""
+        if device not in self._params:
+            self._params[device] = jax.device_put(self.params, device)
+        return self._params[device]
