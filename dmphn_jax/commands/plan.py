@@ -9,7 +9,7 @@ import sys
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import write_atomically
-from dmphn_jax.models import PRECISIONS, zoo
+from dmphn_jax.models import LAYOUTS, PRECISIONS, zoo
 from dmphn_jax.planning import experiments, machines, report, run
 from dmphn_jax.planning.request import Compiled, Request
 from dmphn_jax.training import settings
@@ -59,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--size", type=arguments.size, metavar="HxW", help="of the images (720x1280)")
     add("--precision", choices=PRECISIONS, help="compute dtype (the config's; bfloat16)")
-    add("--layout", help="of the convolutions (the one that the platform takes by itself)")
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        help="of the convolutions (the platform's own)",
+    )
     add(
         "--remat",
         action=argparse.BooleanOptionalAction,

@@ -208,25 +208,32 @@ class ResidentFeed(StepFeed):
         Returns:
           (blurry, sharp), uint8 (B, crop, crop, 3), sharded over `data`.
         """
-        size = (1, self.crop_size, self.crop_size, 3)
-
-        def cut(frames: jax.Array, where: jax.Array) -> jax.Array:
-            def one(place: jax.Array) -> jax.Array:
-                start = (place[0], place[1], place[2], jnp.zeros_like(place[0]))
-                return jax.lax.dynamic_slice(frames, start, size)[0]
-
-            return jax.vmap(one)(where)
-
-        return jax.shard_map(
-            lambda blurry, sharp, where: (cut(blurry, where), cut(sharp, where)),
-            mesh=self.mesh,
-            in_specs=P("data"),
-            out_specs=P("data"),
-        )(resident["blurry"], resident["sharp"], batch)
+        return cut_crops(resident, batch, mesh=self.mesh, crop_size=self.crop_size)
 
     def close(self) -> None:
         """Lets go of the frames; their memory is free once the caller drops `resident` too."""
         self.resident = None
+
+
+def cut_crops(
+    resident: dict[str, jax.Array], batch: jax.Array, *, mesh: Mesh, crop_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `ResidentFeed.crops`, which says what it takes and returns."""
+    size = (1, crop_size, crop_size, 3)
+
+    def cut(frames: jax.Array, where: jax.Array) -> jax.Array:
+        def one(place: jax.Array) -> jax.Array:
+            start = (place[0], place[1], place[2], jnp.zeros_like(place[0]))
+            return jax.lax.dynamic_slice(frames, start, size)[0]
+
+        return jax.vmap(one)(where)
+
+    return jax.shard_map(
+        lambda blurry, sharp, where: (cut(blurry, where), cut(sharp, where)),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )(resident["blurry"], resident["sharp"], batch)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dmphn_jax.models import ModelConfig, build, convolutions_for
+from dmphn_jax.models import ModelConfig, build, convolutions_for, convolutions_named
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 from dmphn_jax.models.pixels import from_network, to_network
@@ -23,12 +23,14 @@ class Network(NamedTuple):
       precision: of the computation, one of `models.PRECISIONS`.
       stages: how many of a stack's stages run.
       platform: of the devices, as JAX names it.
+      layout: of `models.LAYOUTS`; "": the platform's fastest.
     """
 
     config: ModelConfig
     precision: str
     stages: int
     platform: str
+    layout: str = ""
 
 
 class Programs(NamedTuple):
@@ -82,12 +84,9 @@ def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
 
 
 def _applied(network: Network, **options: Any) -> Any:
-    module = build(
-        network.config,
-        network.precision,
-        convolutions=convolutions_for(network.platform),
-        **options,
-    )
+    layout, platform = network.layout, network.platform
+    convolutions = convolutions_named(layout) if layout else convolutions_for(platform)
+    module = build(network.config, network.precision, convolutions=convolutions, **options)
 
     def apply(params: dict[str, Any], images: jax.Array) -> Output:
         output: Output = module.apply({"params": params}, images, stages=network.stages)

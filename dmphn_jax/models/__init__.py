@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.models import zoo
 from dmphn_jax.models.config import PRECISIONS, ModelConfig, multiply_adds, parameter_count
 
@@ -25,6 +26,7 @@ __all__ = [
     "ModelConfig",
     "build",
     "convolutions_for",
+    "convolutions_named",
     "init_params",
     "multiply_adds",
     "parameter_count",
@@ -84,6 +86,22 @@ def build(
             DMPHN, grids or config.grids, weight_sharing=config.weight_sharing, **common
         )
     return Stack(unit, config.stages)
+
+
+LAYOUTS = ("xla",)
+"""Formulations of the convolutions that any program can be compiled with."""
+
+
+def convolutions_named(layout: str) -> Convolutions:
+    """Returns the formulation of a name of `LAYOUTS`; raises UserError for another name."""
+    from dmphn_jax.models.convolutions import XLA
+
+    known = {"xla": XLA}
+    if layout not in known:
+        raise UserError(
+            f"layout {layout!r} is not known{nearest(layout, known)}: one of {', '.join(known)}"
+        )
+    return known[layout]
 
 
 def convolutions_for(platform: str) -> Convolutions:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dmphn_jax.data.resident_feed import ResidentFeed
-from dmphn_jax.inference.deblurrer import _programs
-from dmphn_jax.models import build, multiply_adds, parameter_shapes, zoo
+from dmphn_jax.data.resident_feed import cut_crops
+from dmphn_jax.inference.programs import Network, whole
+from dmphn_jax.models import (
+    LAYOUTS,
+    build,
+    convolutions_for,
+    convolutions_named,
+    multiply_adds,
+    parameter_shapes,
+    zoo,
+)
+from dmphn_jax.models.convolutions import Convolutions
 from dmphn_jax.planning import experiments
 from dmphn_jax.planning.machines import Machine
 from dmphn_jax.planning.request import Request
 from dmphn_jax.training import settings
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import make_state, make_train_step
+from dmphn_jax.training.state import make_state
+from dmphn_jax.training.step import StepOptions, make_train_step
 
 FRAME = (720, 1280)
 _RESIDENT_SHARE = 0.8  # of the memory: the resident feed's own rule
@@ -61,82 +71,78 @@ def training(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Lowe
     """
     config = experiments.config_of(request)
     model = settings.model_of(config)
-    platform = machine.chip.platform
     pairs = experiments.pairs_of(request, config)
-    ema = config.ema_decay > 0
-    tx, schedule = make_optimizer(config.optimizer, *experiments.steps_of(config, pairs, batch))
-    turns = config.steps_per_dispatch
+    turns, side = config.steps_per_dispatch, config.crop_size
     resident = _resident(config, machine, pairs, mesh)
     if resident is None:
-        image = (turns, batch, config.crop_size, config.crop_size, 3)
-        batches: Any = (jax.ShapeDtypeStruct(image, jnp.uint8),) * 2
-        crops = _given
+        image = jax.ShapeDtypeStruct((turns, batch, side, side, 3), jnp.uint8)
+        batches: Any = (image, image)
+        crops: Any = _given
     else:
         batches = jax.ShapeDtypeStruct((turns, batch, 3), jnp.int32)
-        crops = types.MethodType(
-            ResidentFeed.crops, types.SimpleNamespace(mesh=mesh, crop_size=config.crop_size)
-        )
-    step = make_train_step(
-        build(model, config.compute_dtype, remat=config.remat),
-        tx,
-        schedule,
-        types.SimpleNamespace(crops=crops),
-        mesh,
-        seed=config.seed,
-        recipe=config.augment,
-        loss=config.loss.name,
-        levels=config.loss.levels,
-        ema_decay=config.ema_decay,
-        accumulate_steps=config.optimizer.accumulate_steps,
-    )
+        crops = functools.partial(cut_crops, mesh=mesh, crop_size=side)
+    tx, schedule = make_optimizer(config.optimizer, *experiments.steps_of(config, pairs, batch))
+    layout, convolutions = _formulation(request, machine)
+    module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
+    step = make_train_step(module, tx, schedule, crops, mesh, StepOptions.of(config))
+    ema = config.ema_decay > 0
     state = jax.eval_shape(lambda p: make_state(p, tx, ema=ema), parameter_shapes(model))
-    arguments = (
+    traced = step.trace(
         _placed(state, mesh, PartitionSpec()),
         _placed(resident, mesh, PartitionSpec("data")),
         _placed(batches, mesh, PartitionSpec(None, "data")),
     )
     local = batch // mesh.size
     return Lowered(
-        step.trace(*arguments).lower(lowering_platforms=(platform,)),
-        turns,
-        _bytes(state.params),
-        _bytes(state.opt_state),
-        _bytes(state.ema),
-        _bytes(resident) // mesh.size,
+        lowered=traced.lower(lowering_platforms=(machine.chip.platform,)),
+        turns=turns,
+        parameters=_bytes(state.params),
+        optimiser=_bytes(state.opt_state),
+        average=_bytes(state.ema),
+        resident=_bytes(resident) // mesh.size,
         # A backward pass costs two forward ones; a multiply-add is two operations.
-        6 * local * multiply_adds(model, config.crop_size, config.crop_size),
-        local * config.crop_size**2 * model.width,
-        config.compute_dtype,
-        request.layout,
-        config.remat,
+        model_operations=6 * local * multiply_adds(model, side, side),
+        full_resolution=local * side**2 * model.width,
+        precision=config.compute_dtype,
+        layout=layout,
+        remat=config.remat,
     )
 
 
 def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Lowered:
     """Lowers the program of `Deblurrer` for so many uint8 images per call over the mesh."""
     model = zoo.get(request.model)
-    rows, columns = model.multiple
-    height, width = (-(-side // unit) * unit for side, unit in zip(request.size, (rows, columns)))
+    height, width = (-(-side // unit) * unit for side, unit in zip(request.size, model.multiple))
+    platform = machine.chip.platform
+    layout, _ = _formulation(request, machine)
+    program = whole(Network(model, request.precision, model.stages, platform, layout)).quantised
     params = parameter_shapes(model)
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    program = _programs(model, request.precision, model.stages, machine.chip.platform).quantised
     traced = program.trace(
         _placed(params, mesh, PartitionSpec()), _placed(images, mesh, PartitionSpec("data"))
     )
     local = batch // mesh.size
     return Lowered(
-        traced.lower(lowering_platforms=(machine.chip.platform,)),
-        1,
-        _bytes(params),
-        0,
-        0,
-        0,
-        2 * local * multiply_adds(model, height, width),
-        local * height * width * model.width,
-        request.precision,
-        request.layout,
-        False,
+        lowered=traced.lower(lowering_platforms=(platform,)),
+        turns=1,
+        parameters=_bytes(params),
+        optimiser=0,
+        average=0,
+        resident=0,
+        model_operations=2 * local * multiply_adds(model, height, width),
+        full_resolution=local * height * width * model.width,
+        precision=request.precision,
+        layout=layout,
+        remat=False,
     )
+
+
+def _formulation(request: Request, machine: Machine) -> tuple[str, Convolutions]:
+    """Returns the layout's name and the formulation: the request's, or the platform's own."""
+    if request.layout:
+        return request.layout, convolutions_named(request.layout)
+    chosen = convolutions_for(machine.chip.platform)
+    return next(name for name in LAYOUTS if convolutions_named(name) == chosen), chosen
 
 
 def _given(resident: Any, batch: Any) -> Any:
