@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.counts import cut
+from dmphn_jax.benchmarking.peers import VARIANTS, Variant, cores
 from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.benchmarking.torch_twin import Twin, patch_by_patch, stacked
-from dmphn_jax.benchmarking.variants import VARIANTS, Variant
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.training.optimizer import DEFAULTS
 
@@ -127,7 +126,7 @@ def _network(
     net = Twin(config, stacked if how.channels_last else patch_by_patch).load(params).to(device)
     if how.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    if not how.compiled:
+    if how.peer != "torch-compile":
         return net, net
     torch._dynamo.reset()  # what earlier variants compiled counts against its limit
     return net, torch.compile(net)
@@ -199,9 +198,5 @@ def matmul_case(size: int, dtype: str, device: torch.device) -> Case:
 
 def prepare() -> None:
     """Gives PyTorch every core this process may use, and lets cuDNN search."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    torch.set_num_threads(cores())
     torch.backends.cudnn.benchmark = True
