@@ -10,10 +10,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.models import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,42 +132,6 @@ def _bfloat16_on_cpu() -> bool:
         return platform.machine() == "arm64"  # Apple's, since the M2
     flags = next((line for line in lines if line[:5] in ("flags", "Featu")), "").split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
-
-
-def competitors(
-    device: Any, used: Sequence[str], models: Sequence[ModelConfig], asked: Sequence[str]
-) -> tuple[Any, list[str]]:
-    """Returns PyTorch's device, the same as JAX's, and the variants of the peers to run.
-
-    Args:
-      device: JAX's.
-      used: the peers.
-      models: that they are to run.
-      asked: variants of PyTorch; empty: those that fit.
-
-    Raises UserError for a model without a twin, a device that PyTorch has not, and variants of
-    another platform.
-    """
-    import torch
-
-    from dmphn_jax.benchmarking.torch_cases import prepare
-    from dmphn_jax.benchmarking.torch_twin import check_family
-
-    for model in models:
-        check_family(model)
-    on_gpu = device.platform == "gpu"
-    if on_gpu and not torch.cuda.is_available():
-        raise UserError("--vs: JAX computes on a GPU that this PyTorch cannot use")
-    if device.platform not in ("cpu", "gpu"):
-        raise UserError(f"--vs compares on a CPU or a GPU, not on {device.platform}")
-    for name in asked:
-        if device.platform not in VARIANTS[name].platforms:
-            raise UserError(f"--torch-variants {name}: needs a {'C' if on_gpu else 'G'}PU")
-    prepare()
-    fit = fitting(used, device.platform)
-    if asked:
-        fit = [*asked] + [name for name in fit if VARIANTS[name].library != "torch"]
-    return torch.device("cuda" if on_gpu else "cpu"), fit
 
 
 def cores() -> int:

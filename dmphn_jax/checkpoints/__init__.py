@@ -6,10 +6,12 @@ orbax); `torch` reads and writes the authors' files without either.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["Checkpoint", "alone", "digest", "load", "model_item", "read_model_item", "save"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in __all__:
         from dmphn_jax.checkpoints import items, model
 

@@ -155,7 +155,9 @@ def main(argv: list[str]) -> int:
         used = peers.usable(
             named, on_cpu=device.platform == "cpu", training=args.mode == "training"
         )
-        torch_device, variants = peers.competitors(device, used, models, asked)
+        from dmphn_jax.benchmarking.torch_cases import competitors
+
+        torch_device, variants = competitors(device, used, models, asked)
     settings = groups.Settings(
         device=device,
         precisions=tuple(precisions),
@@ -234,7 +236,7 @@ def _measure(
     from dmphn_jax.benchmarking import groups, scaling, tables
     from dmphn_jax.benchmarking.agreement import DisagreementError
     from dmphn_jax.benchmarking.ceilings import ceilings
-    from dmphn_jax.evaluation.report import write_file
+    from dmphn_jax.files import write_file
 
     if not args.no_ceilings:
         _say("ceilings")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dmphn_jax.models import multiply_adds, parameter_count, zoo
+from dmphn_jax.tables import markdown_table
 
 
 def table() -> str:
@@ -23,18 +24,7 @@ def table() -> str:
         )
         for entry in zoo.ZOO.values()
     ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    left = {0, 1, 7}
-
-    def line(cells) -> str:
-        padded = (
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([line(header), line(rule), *map(line, rows)])
+    return markdown_table(header, rows, left={0, 1, 7})
 
 
 def main(argv: list[str]) -> int:

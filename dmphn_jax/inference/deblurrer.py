@@ -230,7 +230,7 @@ def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -
     module = build(config, precision, convolutions=convolutions_for(platform))
 
     def raw(params: dict[str, Any], images: jax.Array) -> Output:
-        output: Output = module.apply({"params": params}, to_network(images), stages=stages)
+        output: Any = module.apply({"params": params}, to_network(images), stages=stages)
         return output
 
     def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
