@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.counts import cut
-from dmphn_jax.benchmarking.peers import VARIANTS, cores
+from dmphn_jax.benchmarking.peers import VARIANTS
 from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.benchmarking.torch_twin import Twin, stacked
 from dmphn_jax.models import ModelConfig
+from dmphn_jax.runtime import cores
 
 _INPUT = "pixels"
 

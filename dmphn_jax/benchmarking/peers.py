@@ -132,11 +132,3 @@ def _bfloat16_on_cpu() -> bool:
         return platform.machine() == "arm64"  # Apple's, since the M2
     flags = next((line for line in lines if line[:5] in ("flags", "Featu")), "").split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
-
-
-def cores() -> int:
-    """Returns the number of cores this process may use, for peers that do not count them so."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

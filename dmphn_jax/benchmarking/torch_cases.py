@@ -17,11 +17,12 @@ from torch import Tensor
 
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.counts import cut
-from dmphn_jax.benchmarking.peers import VARIANTS, Variant, cores, fitting
+from dmphn_jax.benchmarking.peers import VARIANTS, Variant, fitting
 from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.benchmarking.torch_twin import Twin, check_family, patch_by_patch, stacked
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig
+from dmphn_jax.runtime import cores
 from dmphn_jax.training.optimizer import DEFAULTS
 
 
