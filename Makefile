@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := $(wildcard requirements/py$(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q $(if $(LOCK),-c $(LOCK))
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format lock clean
 
 $(VENV)/.core: pyproject.toml setup.py $(LOCK)
 	$(PYTHON) -m venv $(VENV)
@@ -26,10 +26,19 @@ test: lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Pins what the newest packages within pyproject's ranges are: make lock PYTHON=python3.13
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install -q -e '.[test]'
+	build/lock/bin/python -m pip freeze --exclude-editable \
+	  > requirements/py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,7 +1,8 @@
 """What every experiment shares: the paper's recipe for a single model (Sec. 3.5).
 
-A config file calls `get_config(model)` and changes what it is about. Every field can be
-overridden on the command line: `--config.batch_size=12 --config.optimizer.learning_rate=2e-4`.
+A config file begins with `start_from("configs/base.py:MODEL")` and changes what it is about.
+Every field can be overridden on the command line: `--config.batch_size=12
+--config.optimizer.learning_rate=2e-4`.
 """
 
 import ml_collections

@@ -9,11 +9,11 @@ figure of the paper's: on held-out scenes it gains more than 1 dB over the blurr
 Cost: 0.13 GMAC per crop, 3.1 GMAC per step of 8 (forward and backward), 500 steps.
 """
 
-from configs import base
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config():
-    config = base.get_config("dmphn_1_2")
+    config = start_from("configs/base.py:dmphn_1_2")
     config.model.width = 16
     config.model.global_skip = True
     config.data.source = "synthetic"

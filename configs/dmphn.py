@@ -22,8 +22,8 @@ Cost: 6 crops of 256 x 256 per step, 3000 epochs = 1.05 million steps. A step of
 (forward and backward), the run 0.92e18 MAC.
 """
 
-from configs import base
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config(hierarchy: str = "1-2-4"):
-    return base.get_config("dmphn_" + hierarchy.replace("-", "_"))
+    return start_from("configs/base.py:dmphn_" + hierarchy.replace("-", "_"))

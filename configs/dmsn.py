@@ -14,8 +14,8 @@ Cost: 6 crops of 256 x 256 per step, 3000 epochs = 1.05 million steps. A step of
 0.38 TMAC (forward and backward), the run 0.40e18 MAC.
 """
 
-from configs import base
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config(scales: str = "3"):
-    return base.get_config(f"dmsn_{scales}")
+    return start_from(f"configs/base.py:dmsn_{scales}")

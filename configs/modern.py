@@ -11,11 +11,11 @@ Cost: 32 crops of 256 x 256 per step, 300,000 steps: 1.5 times the crops of the 
 epochs of 6. `--config.batch_size` must be shared evenly by the devices.
 """
 
-from configs import base
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config(model: str = "dmphn_1_2_4"):
-    config = base.get_config(model)
+    config = start_from(f"configs/base.py:{model}")
     config.model.global_skip = True
     config.compute_dtype = "bfloat16"
     config.batch_size = 32

@@ -9,11 +9,11 @@ Cost: 18.8 TMAC per step of 32 crops of 256 x 256, a third more for the recomput
 steps, 5.6e18 MAC.
 """
 
-from configs import modern
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config():
-    config = modern.get_config("stack4")
+    config = start_from("configs/modern.py:stack4")
     config.loss.name = "l1_fft"
     config.remat = True
     return config

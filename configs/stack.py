@@ -15,10 +15,10 @@ with random ones). The authors' own weights serve as well, after `dmphn convert`
 Cost: 48.9 GMAC per stage and crop of 256 x 256; 6 crops per step, 3000 epochs = 1.05 million steps.
 """
 
-from configs import base
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config(argument: str = "4"):
-    config = base.get_config(f"stack{argument}")
+    config = start_from(f"configs/base.py:stack{argument}")
     config.augment = "stack"
     return config

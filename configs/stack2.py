@@ -8,8 +8,8 @@ Cost: 97.7 GMAC per crop of 256 x 256, 1.76 TMAC per step of 6 crops (forward an
 3000 epochs = 1.05 million steps, 1.85e18 MAC.
 """
 
-from configs import stack
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config():
-    return stack.get_config("2")
+    return start_from("configs/stack.py:2")

@@ -8,8 +8,8 @@ Cost: 195.4 GMAC per crop of 256 x 256, 3.52 TMAC per step of 6 crops (forward a
 3000 epochs = 1.05 million steps, 3.69e18 MAC.
 """
 
-from configs import stack
+from dmphn_jax.training.experiments import start_from
 
 
 def get_config():
-    return stack.get_config("2_vmphn")
+    return start_from("configs/stack.py:2_vmphn")

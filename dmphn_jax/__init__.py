@@ -6,11 +6,17 @@ sharp = dmphn_jax.Deblurrer("CHECKPOINT")(blurry)  # uint8 (H, W, 3) in and out
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmphn_jax.errors import UserError
+    from dmphn_jax.inference.deblurrer import Deblurrer
+
 __version__ = "0.1.0"
 __all__ = ["Deblurrer", "UserError", "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Loaded on first use: importing jax takes seconds, and `dmphn --help` must not wait for it.
     if name == "Deblurrer":
         from dmphn_jax.inference.deblurrer import Deblurrer

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dmphn_jax.streams import Stream, standard_streams
 
@@ -31,7 +31,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def few(items: Collection[str], shown: int = 3, separator: str = ", ") -> str:
+def few(items: Iterable[str], shown: int = 3, separator: str = ", ") -> str:
     """Returns the first few of `items` as a phrase: `a, b, c and 4 more`."""
     items = list(items)
     text = separator.join(items[:shown])

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dmphn_jax.errors import one_line
+from dmphn_jax.errors import UserError, one_line
 
 _SCRATCH = ".replacing"
 
@@ -52,6 +52,17 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """`write_atomically` for a file a user asked for: raises UserError where it cannot be written.
+
+    Text is written as UTF-8.
+    """
+    try:
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be written: {why(error)}") from None
 
 
 @contextlib.contextmanager

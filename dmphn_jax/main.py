@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         runtime.keep_freed_memory()
     distributed.start(args.coordinator, args.num_processes, args.process_id)
     if args.mode == "evaluate":
-        return _evaluate(config, workdir)
+        return _evaluate(config, workdir, argv)
 
     from dmphn_jax.training.loop import train
 
@@ -102,29 +103,27 @@ def _steps(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _evaluate(config: Any, workdir: str) -> int:
+def _evaluate(config: Any, workdir: str, argv: list[str]) -> int:
     """Evaluates the run's best checkpoint, or its newest where none was judged."""
     import jax
 
-    from dmphn_jax.commands import evaluate
+    from dmphn_jax.evaluation import markdown
+    from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.training.checkpoints import chosen_checkpoint
+    from dmphn_jax.training.periodic import pairs_of
 
     if jax.process_index() != 0:
         return 0
-    data = config.data
-    source = config.eval.source or data.source
-    argv = [str(chosen_checkpoint(Path(workdir) / "checkpoints"))]
-    argv += ["--data", data.data_dir if source == "folder" else source]
-    argv += ["--report", str(Path(workdir) / "evaluation")]
-    if source in ("gopro", "video_deblurring"):
-        argv += ["--data-dir", data.data_dir]
-    if source == "gopro":
-        argv += ["--blur", data.blur]
-    if source == "synthetic":
-        argv += ["--synthetic-size", "x".join(map(str, data.size))]
-        argv += ["--synthetic-count", str(config.eval.count or 100)]
-        argv += ["--synthetic-motion", str(data.motion)]
-    return evaluate.main(argv)
+    report = evaluate(
+        EvaluationOptions(
+            pairs=pairs_of(config),
+            checkpoints=(str(chosen_checkpoint(Path(workdir) / "checkpoints")),),
+            folder=Path(workdir) / "evaluation",
+            command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+        )
+    )
+    print(markdown.text(report), end="")
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

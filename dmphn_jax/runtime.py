@@ -6,7 +6,12 @@ import functools
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
 
 
 def cores() -> int:
@@ -100,6 +105,21 @@ def _open_to_others(folder: Path) -> Path | None:
         if status.st_uid not in (0, os.getuid()) or (status.st_mode & 0o022 and not sticky):
             return path
     return None
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Returns the mesh of devices along the one axis `data`.
+
+    By default of all devices of all processes, neighbours in the machine beside each other; others
+    stay in their order.
+    """
+    import jax
+    import numpy as np
+
+    if devices is None:
+        count = (jax.device_count(),)
+        return jax.make_mesh(count, ("data",), (jax.sharding.AxisType.Auto,))
+    return jax.sharding.Mesh(np.asarray(devices), ("data",))
 
 
 @functools.cache

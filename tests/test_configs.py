@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
 from dmphn_jax.data.augment import augment
 from dmphn_jax.data.synthetic import SyntheticScenes
 from dmphn_jax.models import build, init_params, zoo
 from dmphn_jax.training import settings
+from dmphn_jax.training.experiments import start_from
 from dmphn_jax.training.losses import training_loss
 from dmphn_jax.training.optimizer import make_optimizer
 
@@ -96,7 +96,7 @@ def test_a_papers_config_trains_a_step_at_full_width(path):
 def test_the_base_config_names_the_optimisers_fields_and_defaults():
     from dmphn_jax.training.optimizer import DEFAULTS
 
-    assert base.get_config().optimizer.to_dict() == DEFAULTS
+    assert start_from("configs/base.py").optimizer.to_dict() == DEFAULTS
 
 
 def test_width_and_skip_reach_the_model():

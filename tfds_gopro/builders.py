@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 
 from dmphn_jax.data import splits
 from tfds_gopro import trees
-from tfds_gopro.pair_builder import PairBuilder, PairConfig, pair_config
+from tfds_gopro.config import PairConfig, pair_config
+from tfds_gopro.pair_builder import PairBuilder
 
 __all__ = ["BUILDERS", "Gopro", "PairConfig", "VideoDeblurring", "pair_config"]
 

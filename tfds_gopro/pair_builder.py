@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import shutil
@@ -16,50 +15,12 @@ import tensorflow_datasets as tfds
 from dmphn_jax.data import splits
 from dmphn_jax.data.tiles import tile_starts
 from dmphn_jax.errors import UserError, few, one_line
+from dmphn_jax.files import settle
 from dmphn_jax.images import read_rgb, read_size
 from dmphn_jax.runtime import cores
 from tfds_gopro import trees, writer
 
-TILE, STRIDE = 512, 256
-FRAME = (1 << 16, 1 << 16)  # a tile that holds any frame whole
 FRAMES_PER_SHARD = {"frames": 128, "crops": 32}  # a few hundred megabytes each
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class PairConfig(tfds.core.BuilderConfig):
-    """What a prepared set holds.
-
-    `size` (height, width) and `stride` are those of raw tiles; `size` None keeps whole encoded
-    frames. `blur` is the folder of the blurry side, 'blur' or 'blur_gamma'.
-    """
-
-    size: tuple[int, int] | None = None
-    stride: int = STRIDE
-    blur: str = "blur"
-
-
-def pair_config(
-    kind: str = "frames",
-    blur: str = "blur",
-    size: tuple[int, int] = (TILE, TILE),
-    stride: int = STRIDE,
-) -> PairConfig:
-    """Returns the config for these parameters; tiles other than the default carry them in the name.
-
-    `crops`, `crops_gamma`, `crops_frame`, `crops_384x384_128`, ... With the default stride of half
-    a tile every 256x256 crop of a frame lies within one tile.
-    """
-    gamma = "" if blur == "blur" else "_gamma"
-    if kind == "frames":
-        text = f"whole frames as encoded in the original files, side {blur!r}"
-        return PairConfig(name=f"frames{gamma}", description=text, blur=blur)
-    name = f"crops_{size[0]}x{size[1]}_{stride}"
-    text = f"raw uint8 tiles of {size[0]}x{size[1]} every {stride} pixels, side {blur!r}"
-    if (size, stride) == ((TILE, TILE), STRIDE):
-        name = "crops"
-    elif size == FRAME:
-        name, text = "crops_frame", f"raw uint8 frames, side {blur!r}"
-    return PairConfig(name=name + gamma, description=text, size=size, stride=stride, blur=blur)
 
 
 class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -123,6 +84,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """
         del download_dir
         target = Path(self.data_dir)
+        settle(target)
         overwrite = bool(download_config and download_config.download_mode.overwrite_dataset)
         if target.exists() and not overwrite:
             return
@@ -140,7 +102,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             try:
                 self.info.write_to_directory(folder)
             except OSError as error:
-                raise writer.disk_error(folder / "dataset_info.json", error) from error
+                raise writer.disk_error(target.parent, error) from error
         self.info.read_from_directory(target)
 
     def _checked(self, tree: trees.Tree) -> tuple[trees.Found, list[str]]:
@@ -205,10 +167,11 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _write(self, tree: trees.Tree, found: trees.Found, folder: Path) -> list:
         """Writes all shards below `folder`; returns the splits' infos."""
+        where = Path(self.data_dir).parent
         need, free = self._estimate(tree, found), shutil.disk_usage(folder).free
         if need > free:
             raise UserError(
-                f"--data-dir {folder.parent}: {self.name}/{self.builder_config.name} needs "
+                f"--data-dir {where}: {self.name}/{self.builder_config.name} needs "
                 f"{need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
             )
         from tqdm import tqdm
@@ -234,7 +197,11 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         total = sum(self._examples(pair) for files in found.pairs.values() for pair in files)
         with tqdm(total=total, desc=label, unit="example", disable=not self._progress) as bar:
             written = writer.write_shards(
-                shards, workers=self._workers, options=f"group_size:1{plain}", step=bar.update
+                shards,
+                where=where,
+                workers=self._workers,
+                options=f"group_size:1{plain}",
+                step=bar.update,
             )
         return [
             tfds.core.SplitInfo(
@@ -311,12 +278,12 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable]]:
         raise NotImplementedError("shards are written by download_and_prepare")
 
-    def _dataset_info(self, **about: str) -> tfds.core.DatasetInfo:
+    def _dataset_info(self, **texts: str) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             features=self._features(),
             supervised_keys=("blurry", "sharp"),
             disable_shuffling=True,  # in the order of sequence and frame; feeds shuffle
             metadata=tfds.core.MetadataDict(),
-            **about,
+            **texts,
         )

@@ -7,7 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
+from dmphn_jax.data.options import BLURS, PREPARED
 from dmphn_jax.errors import UserError, run_command
+from dmphn_jax.files import settle
 
 DEFAULT_DATA_DIR = "data"
 
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Disk for GoPro: frames as much as the PNGs of the two sides used, crops 26 GB "
         "(--size frame: 12 GB).",
     )
-    p.add_argument("dataset", choices=("gopro", "video_deblurring"))
+    p.add_argument("dataset", choices=PREPARED)
     p.add_argument("--source", required=True, help="the dataset's folder, or its zip as downloaded")
     p.add_argument(
         "--data-dir", default=DEFAULT_DATA_DIR, help="where records go (default: %(default)s)"
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--blur",
-        choices=("blur", "blur_gamma"),
+        choices=BLURS,
         default="blur",
         help="GoPro's blurry side: averaged linearly, as in the paper, or with a camera's gamma",
     )
@@ -116,6 +118,7 @@ def _prepare(args: argparse.Namespace) -> None:
             progress=not args.quiet,
         )
         where = Path(builder.data_dir)
+        settle(where)  # an --overwrite may have been killed amid its renames
         if where.exists() and not args.overwrite:
             print(f"{where}: already prepared (--overwrite replaces it)")
             continue

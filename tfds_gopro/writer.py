@@ -3,65 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from dmphn_jax.errors import UserError, one_line
-
-PREFIX = "incomplete."
-_LOCK = ".lock"
+from dmphn_jax import files
+from dmphn_jax.errors import UserError
 
 
 @contextlib.contextmanager
 def whole_or_nothing(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `target` and renames it to `target` if the body succeeds.
+    """Yields an empty folder that becomes `target` if the body succeeds; see `files.new_folder`.
 
-    If the body fails or is interrupted, the folder and every parent made for it are removed. What
-    a killed run left behind is removed by the next one; a lock tells it from a run still at work.
+    If the body fails or is interrupted, every parent that was made for it is removed too.
+
+    Raises:
+      UserError: nothing can be written there.
     """
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    folders = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    begun = False
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{target.name}.", dir=target.parent))
-        temporary.chmod(0o775)
-    except OSError as error:
-        _remove_empty(made)
+        with files.new_folder(target) as folder:
+            begun = True
+            yield folder
+    except BaseException as error:
+        _remove_empty(folders)
+        if begun or not isinstance(error, OSError):
+            raise
         raise UserError(
-            f"--data-dir {target.parent}: cannot write there ({one_line(error)})"
+            f"--data-dir {target.parent}: cannot write there ({files.why(error)})"
         ) from error
-    lock = (temporary / _LOCK).open("w")
-    with contextlib.suppress(OSError):  # some network file systems have no locks
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield temporary
-        (temporary / _LOCK).unlink()
-        old = None
-        if target.exists():
-            old = target.with_name(f"{PREFIX}{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        temporary.rename(target)
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        lock.close()
-        if temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
-            _remove_empty(made)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    for path in folder.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), (path / _LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -73,6 +46,7 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 def write_shards(
     shards: Sequence[tuple[Path, Callable[[], Iterator[bytes]]]],
     *,
+    where: Path,
     workers: int,
     options: str,
     step: Callable[[], None] = lambda: None,
@@ -81,6 +55,7 @@ def write_shards(
 
     Args:
       shards: pairs of a file's path and a function that yields its records.
+      where: what messages call the place.
       workers: threads; decoding and compressing release the interpreter's lock.
       options: the ArrayRecord writer's options.
       step: called after each record, from any thread, under a lock.
@@ -98,7 +73,7 @@ def write_shards(
         try:
             writer = ArrayRecordWriter(os.fspath(path), options)
         except RuntimeError as error:
-            raise disk_error(path, error) from error
+            raise disk_error(where, error) from error
         try:
             for record in records():
                 if stop.is_set():
@@ -106,7 +81,7 @@ def write_shards(
                 try:
                     writer.write(record)
                 except RuntimeError as error:  # an earlier record could not be written
-                    raise disk_error(path, error) from error
+                    raise disk_error(where, error) from error
                 count, size = count + 1, size + len(record)
                 with lock:
                     step()
@@ -117,7 +92,7 @@ def write_shards(
         try:
             writer.close()  # most failed writes are reported only here
         except RuntimeError as error:
-            raise disk_error(path, error) from error
+            raise disk_error(where, error) from error
         return count, size
 
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
@@ -134,11 +109,7 @@ def write_shards(
 
 
 def disk_error(path: Path, error: Exception) -> UserError:
-    """Returns the line for a write that the disk refused."""
-    text = one_line(error)
-    for known in ("No space left on device", "File too large", "Disk quota exceeded"):
-        if known in text:
-            text = known
+    """Returns the line for a write below `path` that the disk refused."""
     return UserError(
-        f"--data-dir {path.parent.parent}: {text}; nothing was kept, make room or name another disk"
+        f"--data-dir {path}: {files.why(error)}; nothing was kept, make room or name another disk"
     )

@@ -14,7 +14,7 @@ from dmphn_jax.benchmarking.ceilings import ceiling
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.timing import Stolen, measure, queue_for
 from dmphn_jax.errors import UserError
-from dmphn_jax.evaluation.report import label_of
+from dmphn_jax.evaluation.paper import label_of
 from dmphn_jax.models import ModelConfig, init_params, zoo
 
 

@@ -16,8 +16,9 @@ from dmphn_jax.data.base import Pair
 from dmphn_jax.data.resident_feed import ResidentFeed
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, build, convolutions_for
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import data_mesh, init_state, make_train_step
+from dmphn_jax.training.step import init_state, make_train_step
 
 
 def inference(

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from dmphn_jax import __version__
-from dmphn_jax.evaluation.report import table, write_file
+from dmphn_jax.files import write_file
+from dmphn_jax.tables import markdown_table, without_empty_columns
 
 FORMAT = 1
 
@@ -220,11 +221,11 @@ def _rows_table(rows: Sequence[dict[str, Any]]) -> str:
                 _percent(row["share_of_copy"]),
             ]
         )
-    return _used(header, cells)
+    return markdown_table(*without_empty_columns(header, cells))
 
 
 def _ratio_table(rows: Sequence[dict[str, Any]]) -> str:
-    return table(
+    return markdown_table(
         ["work", "PyTorch", "JAX", "ratio", "of the best"],
         [
             [_work(row), row["torch"], row["jax"]]
@@ -235,7 +236,7 @@ def _ratio_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _agreement_table(rows: Sequence[dict[str, Any]]) -> str:
-    return table(
+    return markdown_table(
         ["work", "contender", "of the", "difference", "scale", "bound"],
         [
             [_work(row), row["contender"], row["what"]]
@@ -255,7 +256,7 @@ def _ceiling_table(rows: Sequence[dict[str, Any]]) -> str:
             what = f"copy, {row['bytes'] / 1e6:,.0f} MB read and written"
             rate = f"{_digits(row['per_second'] / 1e9)} GB/s"
         cells.append([what, row["by"], rate])
-    return table(["ceiling", "by", "rate"], cells)
+    return markdown_table(["ceiling", "by", "rate"], cells)
 
 
 def _scaling_table(found: Sequence[dict[str, Any]]) -> str:
@@ -271,18 +272,12 @@ def _scaling_table(found: Sequence[dict[str, Any]]) -> str:
                 f"{sweep['r2']:.4f}",
             ]
         )
-    return table(["varied", "p50 ms", "ms per unit", "ms at 0", "R²"], cells)
+    return markdown_table(["varied", "p50 ms", "ms per unit", "ms at 0", "R²"], cells)
 
 
 def _work(row: dict[str, Any]) -> str:
     size = f"{row['height']}x{row['width']}"
     return f"{row['mode']}, {row['label']}, {size}, batch {row['batch']}"
-
-
-def _used(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Returns the table without columns that are empty throughout."""
-    kept = [i for i in range(len(header)) if any(line[i] for line in cells)]
-    return table([header[i] for i in kept], [[line[i] for i in kept] for line in cells])
 
 
 def _digits(value: float | None) -> str:

@@ -8,6 +8,7 @@ files without either.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 _HOMES = {
     "Checkpoint": "model",
@@ -23,7 +24,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'dmphn_jax.checkpoints' has no attribute {name!r}")

@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--keep-memory",
         action="store_true",
-        help="on a CPU, let the process keep freed memory, PyTorch's too (with --mode training it "
-        "always does, as training itself)",
+        help="on a CPU, let the process keep freed memory, PyTorch's too (with --mode training "
+        "or both it always does, as training itself)",
     )
     add("--no-ceilings", action="store_true", help="do not measure the device's ceilings")
     add(
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.benchmarking import groups, tables
     from dmphn_jax.runtime import keep_freed_memory
 
-    keep_memory = args.keep_memory or args.mode == "training"
+    keep_memory = args.keep_memory or args.mode != "inference"
     if keep_memory:
         keep_freed_memory()
     device = jax.local_devices()[0]
@@ -214,7 +214,7 @@ def _measure(
     from dmphn_jax.benchmarking import groups, scaling, tables
     from dmphn_jax.benchmarking.agreement import DisagreementError
     from dmphn_jax.benchmarking.ceilings import ceilings
-    from dmphn_jax.evaluation.report import write_file
+    from dmphn_jax.files import write_file
 
     if not args.no_ceilings:
         _say("ceilings")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dmphn_jax.data.base import Feed
 
 # Name -> what is printed, and the fields of config.data that it stands for.
-FEEDS = {
+CASES = {
     "png": ("PNG frames, host", {"feed": "host", "records": "frames"}),
     "raw": ("raw tiles, host", {"feed": "host", "records": "crops"}),
     "resident": ("resident", {"feed": "resident", "records": ""}),
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument
     add("--data-dir", help="prepared gopro; by default a small set is made on the fly")
-    add("--feeds", nargs="+", choices=FEEDS, default=list(FEEDS), metavar="FEED")
+    add("--feeds", nargs="+", choices=CASES, default=list(CASES), metavar="FEED")
     add("--crop-size", type=int, default=256)
     add(
         "--batch-size",
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
     if args.devices:
         jax.config.update("jax_num_cpu_devices", args.devices)
-    from dmphn_jax.training.step import data_mesh
+    from dmphn_jax.runtime import data_mesh
 
     devices = jax.devices()
     if (args.devices or 0) > len(devices):
@@ -169,11 +169,11 @@ def make_set(folder: Path, frames: int) -> Path:
 def measure(
     name: str, data_dir: str | Path, mesh: Mesh, batch_size: int, args: argparse.Namespace
 ) -> Figure:
-    """Returns what one feed of `FEEDS` delivers to the devices of `mesh`."""
+    """Returns what one feed of `CASES` delivers to the devices of `mesh`."""
     from dmphn_jax.data import make_feed
     from dmphn_jax.data.host_feed import HostFeed
 
-    label, fields = FEEDS[name]
+    label, fields = CASES[name]
     # The constructor and the defaults of a training run.
     feed = make_feed(
         {

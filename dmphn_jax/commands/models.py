@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dmphn_jax.checkpoints import weights
 from dmphn_jax.models import multiply_adds, parameter_count, zoo
+from dmphn_jax.tables import markdown_table
 
 
 def table(released: Mapping[str, str] | None = None) -> str:
@@ -33,18 +34,7 @@ def table(released: Mapping[str, str] | None = None) -> str:
         header.append("weights")
         for row in rows:
             row.append(released.get(row[0], ""))
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    left = {0, 1, 7, 8}
-
-    def line(cells) -> str:
-        padded = (
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([line(header), line(rule), *map(line, rows)])
+    return markdown_table(header, rows, left={0, 1, 7, 8})
 
 
 def main(argv: list[str]) -> int:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
 
 __all__ = ["FEEDS", "RECIPES", "SOURCES", "SourceOptions", "make_feed", "open_source"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ("make_feed", "open_source"):
         from dmphn_jax.data import sources
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Float32, Int, Key, Shaped, UInt8
 
 from dmphn_jax.data.options import RECIPES, check_choice
 from dmphn_jax.errors import UserError
@@ -22,7 +24,9 @@ from dmphn_jax.errors import UserError
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what PIL's conversion to grey uses
 
 
-def quarter_turns(images: jax.Array, turns: jax.Array) -> jax.Array:
+def quarter_turns(
+    images: Shaped[Array, "B S S C"], turns: Int[Array, " B"]
+) -> Shaped[Array, "B S S C"]:
     """Turns each square image counter-clockwise by its number of quarter turns.
 
     Args:
@@ -40,12 +44,16 @@ def quarter_turns(images: jax.Array, turns: jax.Array) -> jax.Array:
     return jnp.where(turns >= 2, images[:, :, ::-1], images)
 
 
-def flip_left_right(images: jax.Array, flip: jax.Array) -> jax.Array:
+def flip_left_right(
+    images: Shaped[Array, "B H W C"], flip: Bool[Array, " B"]
+) -> Shaped[Array, "B H W C"]:
     """Mirrors the images (B, H, W, C) whose entry of `flip`, (B,) bool, is true."""
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+def saturation(
+    images: Float[Array, "B H W 3"], factor: Float[Array, " B"]
+) -> Float[Array, "B H W 3"]:
     """Scales each image's saturation as PIL's `ImageEnhance.Color`: a blend with its grey.
 
     Unlike PIL nothing is rounded to 8 bits: the result is within 1.5/255 of PIL's.
@@ -65,8 +73,11 @@ def saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def augment(
-    key: jax.Array, blurry: jax.Array, sharp: jax.Array, recipe: str
-) -> tuple[jax.Array, jax.Array]:
+    key: Key[Array, ""],
+    blurry: UInt8[Array, "B H W 3"],
+    sharp: UInt8[Array, "B H W 3"],
+    recipe: str,
+) -> tuple[Float32[Array, "B H W 3"], Float32[Array, "B H W 3"]]:
     """Augments a batch of pairs; every pair draws its own transform, both sides get the same.
 
     Args:
@@ -92,11 +103,11 @@ def augment(
             "use 'none' or a square crop"
         )
     turn_key, flip_key, colour_key = jax.random.split(key, 3)
-    least, most = draws.turns
-    turns = jax.random.randint(turn_key, (batch,), least, most + 1)
+    fewest, most = draws.turns
+    turns = jax.random.randint(turn_key, (batch,), fewest, most + 1)
     flip = jax.random.bernoulli(flip_key, 0.5, (batch,))
-    least, most = draws.saturation
-    factor = jax.random.uniform(colour_key, (batch,), minval=least, maxval=most)
+    low, high = draws.saturation
+    factor = jax.random.uniform(colour_key, (batch,), minval=low, maxval=high)
 
     def apply(images: jax.Array) -> jax.Array:
         images = quarter_turns(images, turns)  # on uint8: a quarter of float32's traffic
@@ -107,5 +118,5 @@ def augment(
     return apply(blurry), apply(sharp)
 
 
-def _unit(images: jax.Array) -> jax.Array:
+def _unit(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
     return images.astype(jnp.float32) / 255

@@ -12,13 +12,17 @@ from dmphn_jax.errors import UserError
 
 if TYPE_CHECKING:
     import jax
+    from jaxtyping import Int64, UInt8
+
+
+_LARGEST_BATCH = 1 << 20
 
 
 class Pair(NamedTuple):
-    """One blurry image and its sharp one, uint8 (H, W, 3) RGB, and the name `sequence/frame`."""
+    """One blurry image and its sharp one, RGB, and the name `sequence/frame`."""
 
-    blurry: np.ndarray
-    sharp: np.ndarray
+    blurry: UInt8[np.ndarray, "H W 3"]
+    sharp: UInt8[np.ndarray, "H W 3"]
     name: str
 
 
@@ -47,8 +51,10 @@ class SizedSource(PairSource, Protocol):
 class CropSource(SizedSource, Protocol):
     """A source that reads crops without whole frames, at the positions that it can serve."""
 
-    def positions(self, index: int, crop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the (tops, lefts), each int64 (N,), that a crop of frame `index` can have.
+    def positions(
+        self, index: int, crop: int
+    ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+        """Returns the (tops, lefts) that a crop of frame `index` can have.
 
         Raises UserError where there are none.
         """
@@ -84,8 +90,10 @@ class Feed(abc.ABC):
         """Returns `n` batches as a pytree of global arrays (n, B, ...), B over the `data` axis."""
 
     @abc.abstractmethod
-    def crops(self, resident: Resident, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns (blurry, sharp), uint8 (B, crop, crop, 3); pure, traced inside the step."""
+    def crops(
+        self, resident: Resident, batch: Batch
+    ) -> tuple[UInt8[jax.Array, "B crop crop 3"], UInt8[jax.Array, "B crop crop 3"]]:
+        """Returns (blurry, sharp); pure, traced inside the step."""
 
     @abc.abstractmethod
     def state(self) -> State:
@@ -109,7 +117,7 @@ class StepFeed(Feed):
       crop_size: side of the square crops in pixels.
 
     Raises:
-      UserError: no pairs.
+      UserError: no pairs, or a batch beyond all bounds.
     """
 
     kind: ClassVar[str]  # its name in `options.FEEDS`
@@ -117,6 +125,8 @@ class StepFeed(Feed):
     def __init__(self, pairs: int, *, seed: int, batch_size: int, crop_size: int):
         if pairs == 0:
             raise UserError("the training set holds no pairs")
+        if not 1 <= batch_size <= _LARGEST_BATCH:
+            raise UserError(f"batch size {batch_size}: 1 to {_LARGEST_BATCH:,} pairs")
         self.seed, self.batch_size, self.crop_size = int(seed), batch_size, crop_size
         self.steps_per_epoch = max(1, pairs // batch_size)
         self._pairs, self._step = pairs, 0
@@ -154,7 +164,7 @@ class StepFeed(Feed):
 
 def check_divides(batch_size: int, parts: int) -> None:
     """Raises UserError unless a batch divides evenly over `parts` devices."""
-    if batch_size < 1 or batch_size % parts:
+    if batch_size % parts:
         raise UserError(
             f"batch size {batch_size} does not divide over {parts} devices; "
             f"use a multiple of {parts}"

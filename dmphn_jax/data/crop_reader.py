@@ -131,7 +131,7 @@ class CropReader:
     ) -> None:
         """Fills in the crop of pair `index` at these fractions, in [0, 1), of its free play."""
         crop = self._crop
-        if self._crops:
+        if self._crops is not None:
             tops, lefts = self._crops.positions(index, crop)
             top, left = int(tops[int(down * len(tops))]), int(lefts[int(right * len(lefts))])
             self._crops.crop(index, top, left, crop, out=(blurry, sharp))

@@ -6,9 +6,12 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dmphn_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
 
 
 class DoesNotFitError(UserError):
@@ -44,7 +47,7 @@ def host_free() -> int | None:
     return max(0, min(found)) if found else None
 
 
-def device_free(device: Any) -> int | None:
+def device_free(device: jax.Device) -> int | None:
     """Returns the bytes a JAX device has left; None where it does not say (as CPU devices)."""
     try:
         stats = device.memory_stats() or {}
@@ -63,9 +66,22 @@ def gigabytes(count: int) -> str:
     return f"{count} B"
 
 
+def check_fits_host(needed: int, *, share: float, what: str, way_out: str) -> None:
+    """Raises DoesNotFitError unless `needed` bytes are within a share of the host's free memory.
+
+    See `check_fits` for the rest.
+    """
+    free = host_free()
+    if free is not None and needed > share * free:
+        raise DoesNotFitError(
+            f"{what} need {gigabytes(needed)} of memory; {share:.0%} of the {gigabytes(free)} free "
+            f"may be taken; {way_out}"
+        )
+
+
 def check_fits(
     needed: int,
-    devices: Sequence[Any],
+    devices: Sequence[jax.Device],
     *,
     share: float,
     limit: int | None,

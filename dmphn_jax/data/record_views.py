@@ -9,6 +9,10 @@ every 64 KiB. With `group_size:1,uncompressed` a chunk is a 40 byte header, a fe
 and one record, here a serialized `tf.train.Example`. Anything else is refused by `RecordViews`,
 and the source then goes through the ordinary reader. Views do not verify the chunks' hashes, which
 cover whole records; the ordinary reader does.
+
+Why by hand: through TFDS's reader a crop takes 5 ms of a core, here 0.1 ms or less. Plain arrays
+(`numpy.load(mmap_mode="r")`) would be as fast, but they would lie beside the records, which other
+TFDS code reads: another 11.6 GB for GoPro; and sets that are prepared already have none.
 """
 
 from __future__ import annotations

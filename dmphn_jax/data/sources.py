@@ -135,6 +135,7 @@ def make_feed(
     options = SourceOptions.of(config, seed=seed)
     name = config.get("source", "gopro")
     common = {"mesh": mesh, "seed": seed, "batch_size": batch_size, "crop_size": crop_size}
+    source = None
     if kind != "host":
         from dmphn_jax.data.resident_feed import ResidentFeed
 
@@ -147,7 +148,9 @@ def make_feed(
     from dmphn_jax.data.host_feed import HostFeed
 
     more = {key: config[key] for key in ("threads", "prefetch") if config.get(key)}
-    return HostFeed(open_source(name, "train", options), **common, **more)
+    if source is None or name in PREPARED:  # of a prepared set it reads crops of raw tiles
+        source = open_source(name, "train", options)
+    return HostFeed(source, **common, **more)
 
 
 def _fits_everywhere(fits: bool) -> bool:

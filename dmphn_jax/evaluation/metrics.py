@@ -19,12 +19,15 @@ The two SSIMs weigh windows with the same Gaussian (11 taps per axis, sigma 1.5,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jaxtyping import Float32, Real
+
+# Goes up whenever equal images would get other scores: a metric, or the rounding before it, was
+# mended. Scores that an older version kept on disk are then computed anew.
+METRICS_VERSION = 1
 
 SIGMA = 1.5
 RADIUS = 5  # MATLAB: ceil(3 sigma); scikit-image: round(3.5 sigma)
@@ -32,13 +35,11 @@ C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
 _CENTRE = 128.0
 
-
-def to_uint8(images: Array) -> Array:
-    """Returns network images, float in [-0.5, 0.5], as uint8: clipped, rounded to nearest."""
-    return _eight_bit((images.astype(jnp.float32) + 0.5) * 255).astype(jnp.uint8)
+Images = Real[Array, "B H W 3"]  # uint8, or float on 0..255
+Moments = Float32[Array, "5 B H W 3"]
 
 
-def psnr(images: Array, sharp: Array) -> Array:
+def psnr(images: Images, sharp: Images) -> Float32[Array, " B"]:
     """Returns the PSNR in dB of each image over all of its pixels and channels; inf where equal."""
     difference = _eight_bit(images).astype(jnp.int32) - _eight_bit(sharp).astype(jnp.int32)
     # Whole numbers along a row are exact (up to 33,000 pixels); float32 takes over from there.
@@ -46,12 +47,12 @@ def psnr(images: Array, sharp: Array) -> Array:
     return 10 * jnp.log10(255.0**2 / jnp.mean(rows, axis=(1, 2)))
 
 
-def ssim_matlab(images: Array, sharp: Array) -> Array:
+def ssim_matlab(images: Images, sharp: Images) -> Float32[Array, " B"]:
     """Returns MATLAB's SSIM of each image as a 3-D array: the convention of the paper's tables."""
     return _matlab(_moments(images, sharp))
 
 
-def ssim_skimage(images: Array, sharp: Array) -> Array:
+def ssim_skimage(images: Images, sharp: Images) -> Float32[Array, " B"]:
     """Returns scikit-image's Gaussian SSIM of each image, per channel, averaged over channels.
 
     Raises ValueError for images smaller than the window, 11 x 11.
@@ -59,16 +60,11 @@ def ssim_skimage(images: Array, sharp: Array) -> Array:
     return _skimage(_moments(images, sharp))
 
 
-# What a report holds of an image, in this order.
-METRICS: dict[str, Callable[[Array, Array], Array]] = {
-    "psnr": psnr,
-    "ssim_matlab": ssim_matlab,
-    "ssim_skimage": ssim_skimage,
-}
+def all_metrics(images: Images, sharp: Images) -> dict[str, Float32[Array, " B"]]:
+    """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,).
 
-
-def all_metrics(images: Array, sharp: Array) -> dict[str, Array]:
-    """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,)."""
+    The names are `scores.METRIC_NAMES`.
+    """
     moments = _moments(images, sharp)  # most of the work, the same for both conventions
     return {
         "psnr": psnr(images, sharp),
@@ -90,7 +86,7 @@ def scores(image: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
     return {name: float(value[0]) for name, value in _jitted(image[None], sharp[None]).items()}
 
 
-def _eight_bit(images: Array) -> Array:
+def _eight_bit(images: Real[Array, "*shape"]) -> Real[Array, "*shape"]:
     if images.dtype == jnp.uint8:
         return images
     return jnp.round(jnp.clip(images.astype(jnp.float32), 0, 255))
@@ -124,7 +120,7 @@ def _replicated_channel_filter(channels: int) -> np.ndarray:
     return mix
 
 
-def _moments(images: Array, sharp: Array) -> Array:
+def _moments(images: Images, sharp: Images) -> Moments:
     """Returns the windowed means of x, y, x^2, y^2 and xy in each channel, (5, B, H, W, 3).
 
     Borders are replicated. From x and y a constant has been subtracted, which changes no
@@ -137,7 +133,7 @@ def _moments(images: Array, sharp: Array) -> Array:
     return _filter(_filter(jnp.pad(maps, pad, mode="edge"), 2), 3)
 
 
-def _matlab(moments: Array) -> Array:
+def _matlab(moments: Moments) -> Float32[Array, " B"]:
     mix = _replicated_channel_filter(moments.shape[-1])
     channels = range(len(mix))
     # A (3, 3) product written out: as a matrix product a TPU would round it to bfloat16.
@@ -145,7 +141,7 @@ def _matlab(moments: Array) -> Array:
     return _mean_ssim(jnp.stack(mixed, axis=-1))
 
 
-def _skimage(moments: Array) -> Array:
+def _skimage(moments: Moments) -> Float32[Array, " B"]:
     H, W = moments.shape[2:4]
     if min(H, W) < 2 * RADIUS + 1:
         raise ValueError(f"SSIM needs images of at least 11 x 11 pixels, not {H} x {W}")
@@ -153,7 +149,7 @@ def _skimage(moments: Array) -> Array:
     return _mean_ssim(moments[:, :, RADIUS:-RADIUS, RADIUS:-RADIUS])
 
 
-def _mean_ssim(moments: Array) -> Array:
+def _mean_ssim(moments: Moments) -> Float32[Array, " B"]:
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = moments
     var_x, var_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
     covariance = mean_xy - mean_x * mean_y

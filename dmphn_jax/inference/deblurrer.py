@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dmphn_jax import checkpoints
@@ -19,7 +19,7 @@ from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.models import PRECISIONS, ModelConfig, build, convolutions_for
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.pixels import from_network, to_network
-from dmphn_jax.runtime import compiler_options
+from dmphn_jax.runtime import compiler_options, data_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Deblurrer:
         self.stages = stages or config.stages
         self.precision = precision
         devices = list(devices or jax.local_devices())
-        self._mesh = Mesh(np.asarray(devices), ("data",))
+        self._mesh = data_mesh(devices)
         self._first = devices[0]
         self.params = jax.device_put(params, self._first)
         self.programs = _programs(config, precision, self.stages, self._first.platform)
@@ -230,7 +230,7 @@ def _programs(config: ModelConfig, precision: str, stages: int, platform: str) -
     module = build(config, precision, convolutions=convolutions_for(platform))
 
     def raw(params: dict[str, Any], images: jax.Array) -> Output:
-        output: Output = module.apply({"params": params}, to_network(images), stages=stages)
+        output: Any = module.apply({"params": params}, to_network(images), stages=stages)
         return output
 
     def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:

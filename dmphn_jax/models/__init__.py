@@ -12,7 +12,12 @@ from dmphn_jax.models import zoo
 from dmphn_jax.models.config import PRECISIONS, ModelConfig, multiply_adds, parameter_count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import flax.linen as nn
+
     from dmphn_jax.models.convolutions import Convolutions
+    from dmphn_jax.models.stack import Stack
 
 __all__ = [
     "PRECISIONS",
@@ -34,7 +39,7 @@ def build(
     *,
     remat: bool = False,
     convolutions: Convolutions | None = None,
-):
+) -> Stack:
     """Returns the Flax module of a model.
 
     `module.init(key, x)["params"]` draws the paper's initial weights and
@@ -65,6 +70,7 @@ def build(
         "remat": remat,
         "convolutions": XLA if convolutions is None else convolutions,
     }
+    unit: Callable[..., nn.Module]
     if config.family == "dmsn":
         unit = functools.partial(DMSN, int(config.hierarchy), **common)
     elif config.family == "vmphn":

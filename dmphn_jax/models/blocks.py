@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Float32
 
 from dmphn_jax.models.conv import Conv
 from dmphn_jax.models.convolutions import XLA, Convolutions
@@ -38,7 +39,7 @@ class ResidualBlock(nn.Module):
     convolutions: Convolutions = XLA
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B h w C"]) -> Float[jax.Array, "B h w C"]:
         """(B, h, w, channels) -> (B, h, w, channels)."""
         conv = {
             "inputs": self.channels,
@@ -59,7 +60,7 @@ class Encoder(nn.Module):
     convolutions: Convolutions = XLA
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
+    def __call__(self, image: Float32[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H//4 W//4 C"]:
         """Returns features in the compute dtype; the first convolution is float32.
 
         An image rounded to bfloat16 is wrong by up to a quarter of a grey level, again in every
@@ -99,7 +100,7 @@ class Decoder(nn.Module):
     convolutions: Convolutions = XLA
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[jax.Array, "B h w C"]) -> Float32[jax.Array, "B 4*h 4*w 3"]:
         """Returns an image; the last convolution and the image are float32."""
         for i, factor in enumerate((4, 2, 1)):
             channels = factor * self.width
@@ -144,10 +145,10 @@ class EncoderDecoder(nn.Module):
         self.encoder = wrap(Encoder)(self.width, self.dtype, self.convolutions)
         self.decoder = wrap(Decoder)(self.width, self.dtype, self.convolutions)
 
-    def encode(self, x: jax.Array) -> jax.Array:
+    def encode(self, x: Float32[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H//4 W//4 C"]:
         """(B, H, W, 3) -> (B, H/4, W/4, 4*width)."""
         return self.encoder(x)
 
-    def decode(self, x: jax.Array) -> jax.Array:
+    def decode(self, x: Float[jax.Array, "B h w C"]) -> Float32[jax.Array, "B 4*h 4*w 3"]:
         """(B, h, w, 4*width) -> (B, 4h, 4w, 3)."""
         return self.decoder(x)

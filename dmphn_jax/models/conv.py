@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ def initial_deviation(shape: tuple[int, ...]) -> float:
     return math.sqrt(0.5 / (kh * kw * out))
 
 
-def paper_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def paper_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Draws a kernel (kh, kw, in, out) as the authors' code does."""
     return initial_deviation(shape) * jax.random.normal(key, shape, dtype)
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
@@ -40,9 +41,9 @@ class DMSN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: jax.Array,
-        features: tuple[jax.Array, ...] | None = None,
-        first_output: jax.Array | None = None,
+        image: Float32[jax.Array, "B H W 3"],
+        features: tuple[Float[jax.Array, "B _ _ C"], ...] | None = None,
+        first_output: Float32[jax.Array, "B H W 3"] | None = None,
     ) -> UnitOutput:
         """Deblurs (B, H, W, 3), H and W multiples of 2^(scales+1).
 
@@ -70,4 +71,4 @@ class DMSN(nn.Module):
                 output = output + blurry
             images.append(output)
             encoded.append(f)
-        return UnitOutput(output, tuple(reversed(images)), tuple(reversed(encoded)))
+        return UnitOutput(images[-1], tuple(reversed(images)), tuple(reversed(encoded)))

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
@@ -47,9 +48,9 @@ class DMPHN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: jax.Array,
-        features: tuple[jax.Array, ...] | None = None,
-        first_output: jax.Array | None = None,
+        image: Float32[jax.Array, "B H W 3"],
+        features: tuple[Float[jax.Array, "B _ _ C"], ...] | None = None,
+        first_output: Float32[jax.Array, "B H W 3"] | None = None,
     ) -> UnitOutput:
         """Deblurs (B, H, W, 3) float32 on [-0.5, 0.5]; H, W multiples of 4x the finest grid.
 
@@ -80,4 +81,4 @@ class DMPHN(nn.Module):
             output, added = s, f
             images.append(s)
             encoded.append(f)
-        return UnitOutput(output, tuple(reversed(images)), tuple(reversed(encoded)))
+        return UnitOutput(images[-1], tuple(reversed(images)), tuple(reversed(encoded)))

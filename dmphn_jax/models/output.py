@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 from flax import struct
+from jax import Array
+from jaxtyping import Float, Float32
 
 
 @struct.dataclass
@@ -18,9 +19,9 @@ class UnitOutput:
         adds them to its own (Fig. 5).
     """
 
-    image: jax.Array
-    levels: tuple[jax.Array, ...]
-    features: tuple[jax.Array, ...]
+    image: Float32[Array, "B H W 3"]
+    levels: tuple[Float32[Array, "B _ _ 3"], ...]
+    features: tuple[Float[Array, "B _ _ C"], ...]
 
 
 @struct.dataclass
@@ -35,11 +36,11 @@ class Output:
       features: the last stage's features, one per level or visit.
     """
 
-    stages: tuple[jax.Array, ...]
-    levels: tuple[tuple[jax.Array, ...], ...]
-    features: tuple[jax.Array, ...]
+    stages: tuple[Float32[Array, "B H W 3"], ...]
+    levels: tuple[tuple[Float32[Array, "B _ _ 3"], ...], ...]
+    features: tuple[Float[Array, "B _ _ C"], ...]
 
     @property
-    def image(self) -> jax.Array:
-        """The final image, (B, H, W, 3): the last stage's."""
+    def image(self) -> Float32[Array, "B H W 3"]:
+        """The final image: the last stage's."""
         return self.stages[-1]

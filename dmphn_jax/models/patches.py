@@ -6,8 +6,9 @@ is one encoder call and one decoder call, and joining is the paper's spatial con
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Shaped
 
 Grid = tuple[int, int]
 """(rows, columns) of non-overlapping patches of one size."""
@@ -16,7 +17,7 @@ Grid = tuple[int, int]
 GRIDS: dict[int, Grid] = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (4, 2), 16: (4, 4)}
 
 
-def split_patches(x: jax.Array, grid: Grid) -> jax.Array:
+def split_patches(x: Shaped[Array, "B H W C"], grid: Grid) -> Shaped[Array, "patches h w C"]:
     """Cuts (B, H, W, C) into patches (B*rows*columns, H/rows, W/columns, C).
 
     The patches of one image stay together, row by row. Images and feature maps are cut alike.
@@ -34,7 +35,7 @@ def split_patches(x: jax.Array, grid: Grid) -> jax.Array:
     return jnp.reshape(x, (batch * rows * columns, h, w, channels))
 
 
-def join_patches(x: jax.Array, grid: Grid) -> jax.Array:
+def join_patches(x: Shaped[Array, "patches h w C"], grid: Grid) -> Shaped[Array, "B H W C"]:
     """Joins patches (B*rows*columns, h, w, C) to (B, h*rows, w*columns, C).
 
     The inverse of `split_patches`. Raises ValueError if the first axis is no multiple of

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from jaxtyping import Float32
 
-from dmphn_jax.models.output import Output
+from dmphn_jax.models.output import Output, UnitOutput
 
 
 class Stack(nn.Module):
@@ -25,7 +26,7 @@ class Stack(nn.Module):
     stages: int = 1
 
     @nn.compact
-    def __call__(self, image: jax.Array, stages: int | None = None) -> Output:
+    def __call__(self, image: Float32[jax.Array, "B H W 3"], stages: int | None = None) -> Output:
         """Deblurs (B, H, W, 3) float32 on [-0.5, 0.5] with the first `stages` stages (all).
 
         Raises ValueError if `stages` is not in 1..N.
@@ -33,7 +34,7 @@ class Stack(nn.Module):
         count = self.stages if stages is None else stages
         if not 1 <= count <= self.stages:
             raise ValueError(f"stages={count}, but the model has stages 1 to {self.stages}")
-        outputs = []
+        outputs: list[UnitOutput] = []
         for stage in range(1, count + 1):
             unit = self.unit(name=f"stage_{stage}")
             if not outputs:

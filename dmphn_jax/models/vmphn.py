@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32
 
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
@@ -46,9 +47,9 @@ class VMPHN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: jax.Array,
-        features: tuple[jax.Array, ...] | None = None,
-        first_output: jax.Array | None = None,
+        image: Float32[jax.Array, "B H W 3"],
+        features: tuple[Float[jax.Array, "B _ _ C"], ...] | None = None,
+        first_output: Float32[jax.Array, "B H W 3"] | None = None,
     ) -> UnitOutput:
         """Deblurs (B, H, W, 3); arguments as of `DMPHN`.
 
@@ -87,4 +88,4 @@ class VMPHN(nn.Module):
             if ascending:
                 images[level] = s
         levels = tuple(images[level] for level in range(1, count + 1))
-        return UnitOutput(output, levels, tuple(encoded))
+        return UnitOutput(levels[0], levels, tuple(encoded))

@@ -12,15 +12,16 @@ from dmphn_jax import distributed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.files import write_atomically
 from dmphn_jax.models import build, convolutions_for, parameter_shapes
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import resume, settings, summary
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.metrics_reader import MetricsReader
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.periodic import PeriodicEvaluation
+from dmphn_jax.training.periodic import PeriodicEvaluation, pairs_of
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
-from dmphn_jax.training.step import check_batch, data_mesh, init_state, make_state, make_train_step
+from dmphn_jax.training.step import check_batch, init_state, make_state, make_train_step
 
 
 class TrainResult(NamedTuple):
@@ -89,7 +90,7 @@ def _train(
     if feed is None:
         feed = _make_feed(config, mesh, saved)
     if test_source is None and config.eval.every and first_process:
-        test_source = _test_source(config)
+        test_source = pairs_of(config).open()
     num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
     tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
     module = build(
@@ -144,7 +145,7 @@ def _train(
     evaluate = None
     if test_source is not None and first_process and config.eval.every:
         evaluate = PeriodicEvaluation(
-            test_source, model, count=config.eval.count, pictures=config.eval.pictures
+            test_source, pairs_of(config), model, pictures=config.eval.pictures
         )
     reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch)
     scores: dict[str, float] = {}
@@ -221,12 +222,3 @@ def _make_feed(config: Any, mesh: jax.sharding.Mesh, saved: dict[str, Any] | Non
         batch_size=config.batch_size,
         crop_size=config.crop_size,
     )
-
-
-def _test_source(config: Any) -> PairSource:
-    """Returns the pairs of `config.eval`; of a folder without a test split its own pairs."""
-    from dmphn_jax.data import SourceOptions, open_source
-
-    data = config.data
-    options = SourceOptions.of(data, records="", count=config.eval.count or 32, seed=config.seed)
-    return open_source(config.eval.source or data.source, "test", options)

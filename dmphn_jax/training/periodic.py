@@ -1,4 +1,4 @@
-"""Evaluation during training: the code of `dmphn evaluate` on a subset of the test pairs."""
+"""Evaluation during training: the code of `dmphn evaluate` on the pairs of `config.eval`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,41 @@ from typing import Any
 import jax
 import numpy as np
 
+from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
-from dmphn_jax.evaluation.scoring import Blurry, evaluate_params
+from dmphn_jax.evaluation.methods import Blurry
+from dmphn_jax.evaluation.scores import ImageScores
+from dmphn_jax.evaluation.scoring import score_pairs
+from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.training.run_log import RunLog
 
 
-class PeriodicEvaluation:
-    """Scores the weights of a run on evenly spread pairs of a source; in process 0 only."""
+def pairs_of(config: Any) -> PairSelection:
+    """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
+    source, count = config.eval.source or config.data.source, config.eval.count
+    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
+    return PairSelection(source, options=options, limit=count or None)
 
-    def __init__(self, source: PairSource, config: ModelConfig, *, count: int, pictures: int):
+
+class PeriodicEvaluation:
+    """Scores the weights of a run on the chosen pairs of a source; in process 0 only."""
+
+    def __init__(
+        self, source: PairSource, pairs: PairSelection, config: ModelConfig, *, pictures: int
+    ):
         """Chooses the pairs.
 
         Args:
           source: test pairs.
+          pairs: those of them to score.
           config: the model.
-          count: pairs to score; 0 for all.
           pictures: of them shown as blurry, output, sharp.
         """
         self._source = source
         self._config = config
-        count = min(count or len(source), len(source))
-        self.indices = [int(i) for i in np.linspace(0, len(source) - 1, count).round()]
+        self.indices = pairs.indices(source.names)
         self._pictures = self.indices[:pictures]
         self._blurry: float | None = None
 
@@ -42,15 +54,15 @@ class PeriodicEvaluation:
         params = jax.tree.map(np.array, jax.device_get(params))
         deblurrer = Deblurrer(params=params, config=self._config)
         if self._blurry is None:
-            blurry = evaluate_params(Blurry(), self._source, indices=self.indices)
+            blurry = score_pairs(Blurry(), self._source, indices=self.indices)
             self._blurry = blurry.mean["psnr"]
 
-        def show(scores: Any, output: np.ndarray) -> None:
-            if scores.index in self._pictures:
-                pair = self._source[scores.index]
+        def show(image: ImageScores, output: np.ndarray) -> None:
+            if image.index in self._pictures:
+                pair = self._source[image.index]
                 log.triptych(step, pair.name, (pair.blurry, output, pair.sharp))
 
-        result = evaluate_params(
+        result = score_pairs(
             deblurrer, self._source, indices=self.indices, on_image=show, on_failure=log.say
         )
         scores = {f"eval_{name}": value for name, value in result.mean.items()}

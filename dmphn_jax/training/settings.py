@@ -11,6 +11,7 @@ from typing import Any
 
 from dmphn_jax.errors import UserError, nearest, one_line
 from dmphn_jax.models import ModelConfig, zoo
+from dmphn_jax.training import experiments
 
 CHOICES = {
     "compute_dtype": ("float32", "bfloat16"),
@@ -58,7 +59,7 @@ def read(path: str, overrides: list[str]) -> Any:
     """Returns the ConfigDict of a config file (`FILE` or `FILE:ARGUMENT`) with flags applied.
 
     Args:
-      path: the file; one that is not there is looked for in the package's `configs/`.
+      path: the file; one that is not there is looked for among the project's (`experiments`).
       overrides: flags as they were given, such as `--config.batch_size=12`.
 
     Raises UserError in one line for a file, field or value that makes no sense.
@@ -88,7 +89,9 @@ def read(path: str, overrides: list[str]) -> Any:
         raise UserError(f"unexpected argument {rest[0]!r}; a field is set as --config.FIELD=VALUE")
     missing = sorted(names(_base()) - known)
     if missing:
-        raise UserError(f"{path}: has no field {missing[0]}; begin with configs.base.get_config()")
+        raise UserError(
+            f"{path}: has no field {missing[0]}; begin with start_from('configs/base.py')"
+        )
     return config
 
 
@@ -168,24 +171,15 @@ def workdir_of(path: str) -> str:
 
 
 def _find(path: str) -> str:
-    """Returns `path`, or the package's own config of that name where there is no such file."""
+    """Returns `path`, or the project's own config of that name where there is no such file."""
     file, colon, argument = path.partition(":")
     if os.path.isfile(file):
         return path
-    import configs
-
-    own = Path(configs.__file__).parent / Path(file).name
-    if Path(file).parent.name in ("", "configs") and own.is_file():
-        return f"{own}{colon}{argument}"
-    known = [f"configs/{entry.name}" for entry in sorted(own.parent.glob("*.py"))]
-    known = [name for name in known if not name.endswith(("__init__.py", "base.py"))]
-    raise UserError(f"{file}: no such config file{nearest(file, known)}; configs/ holds them")
+    return f"{experiments.find(file)}{colon}{argument}"
 
 
 def _base() -> dict[str, Any]:
-    from configs import base
-
-    return base.get_config().to_dict()
+    return experiments.start_from("configs/base.py").to_dict()
 
 
 def _unknown_field(path: str, overrides: list[str]) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.data.augment import augment
 from dmphn_jax.data.base import Feed
@@ -40,12 +40,6 @@ class TrainState:
     def deployed(self) -> Any:
         """The parameters that are evaluated and used: the moving average where there is one."""
         return self.params if self.ema is None else self.ema
-
-
-def data_mesh(devices: Any = None) -> Mesh:
-    """Returns the mesh of all devices (of all processes) along the one axis `data`."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -1,10 +1,9 @@
-"""Sharp video into blurry/sharp pairs the GoPro way: frames, scene cuts, windows, averages."""
+"""Video files to frames, upright and in order, and what is wrong with them."""
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +12,8 @@ import numpy as np
 
 from dmphn_jax.errors import UserError, one_line
 
-_CUT_RATIO = 4.0  # a cut differs this much more than the frames before it: fast pans do not
 _JUMP_RATIO = 1.7  # between one frame's time and two
+_SLACK = 0.05  # of a length, by which headers are wrong without a fault; and two frames
 _HD = 720  # from this height on, untagged YUV is BT.709, as players take it
 
 
@@ -31,17 +30,6 @@ class Frame(NamedTuple):
     after_gap: bool  # frames before it are missing or could not be decoded
 
 
-class Window(NamedTuple):
-    """Successive frames of one shot; the sharp one is `frames[len(frames) // 2]`."""
-
-    frames: list[Frame]
-
-    @property
-    def middle(self) -> Frame:
-        """The frame that is the sharp image."""
-        return self.frames[len(self.frames) // 2]
-
-
 @dataclass
 class Report:
     """What reading a video showed."""
@@ -49,6 +37,7 @@ class Report:
     frames: int = 0
     cuts: int = 0
     damaged: int = 0  # packets or frames that could not be decoded
+    missing: int = 0  # frames that the header promises after the file's end
     jumps: int = 0  # places where the time between frames shows that some are missing
     rate: float = 0.0  # frames per second as the file says; 0 if it does not
     expected: int = 0  # frames by the file's header; 0 if unknown
@@ -84,13 +73,21 @@ class Video:
             raise VideoError(f"{path}: holds no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
+        # AVI stores no times; the order of decoding stands in, which is not that of B-frames.
+        avi = self._container.format.name == "avi"
+        self._timed = not (avi and self._stream.codec_context.has_b_frames)
         self._describe()
 
     def _describe(self) -> None:
         rate = float(self._stream.average_rate or 0)
         self.report.rate = rate
         duration = self._container.duration  # microseconds
-        self.report.expected = self._stream.frames or int(rate * (duration or 0) / 1e6)
+        estimate = int(rate * (duration or 0) / 1e6)
+        counted = self._stream.frames
+        if counted and estimate and self._container.format.name != "avi":
+            # An edit list leaves frames out. Of an AVI the duration is that of the file's bytes.
+            counted = min(counted, estimate)
+        self.report.expected, self._certain = counted or estimate, bool(counted)
         if 0 < rate < 100:
             self.report.notes.append(
                 f"{rate:g} frames/s; averages of so few show ghosts unless this is slow motion "
@@ -104,15 +101,14 @@ class Video:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        gap, broken, jumped = False, False, _Jumps()
-        for packet in self._packets():
-            try:
-                decoded = packet.decode()
-            except self._av.error.FFmpegError:
+        gap, broken, jumped, seen = False, False, _Jumps(), 0
+        for decoded in self._decoded():
+            if decoded is None:
                 self.report.damaged += 1
                 broken = True
                 continue
             for frame in decoded:
+                seen += 1
                 if frame.is_corrupt:
                     self.report.damaged += 1
                     broken = True
@@ -122,13 +118,41 @@ class Video:
                     continue
                 if self.report.frames == 0:
                     self._look(frame)
-                jump = jumped(frame.time) and not broken
+                jump = self._timed and jumped(frame.time) and not broken
                 self.report.jumps += jump
                 gap = gap or jump or broken
                 image, index = self._upright(frame), self.report.frames
                 self.report.frames += 1
                 yield Frame(image, index, float(frame.time or 0.0), gap)
                 gap = broken = False
+        self._check_length(seen)
+
+    def _decoded(self) -> Iterator[list | None]:
+        """Yields the frames of each packet; None where one is damaged."""
+        for packet in self._packets():
+            try:
+                if not packet.is_corrupt:
+                    yield packet.decode()
+                    continue
+                # Cut short by the file's end, say. A decoder fills in what is missing, and does
+                # not mark the frame: it must not see the packet. Those before it come out first.
+                yield self._stream.codec_context.decode(None)
+                self._stream.codec_context.flush_buffers()
+            except self._av.error.FFmpegError:
+                pass
+            yield None
+
+    def _check_length(self, seen: int) -> None:
+        """Notes how many of the frames that the header promises have not come."""
+        missing = self.report.expected - seen
+        if missing <= max(2, _SLACK * self.report.expected):
+            return
+        if self._certain:
+            self.report.missing = missing
+        else:  # a duration, which another stream may have stretched
+            self.report.notes.append(
+                f"{seen} frames, where its length says {self.report.expected}; it may be cut off"
+            )
 
     def _packets(self) -> Iterator:
         packets = self._container.demux(self._stream)
@@ -179,97 +203,6 @@ class _Jumps:
         usual = float(np.median(self._lately)) if self._lately else 0.0
         self._lately.append(time - last)
         return bool(usual) and not 0 < time - last < _JUMP_RATIO * usual
-
-
-class CutDetector:
-    """Tells where a new shot begins.
-
-    A cut is where the mean difference of successive frames, shrunk to 32x18, exceeds
-    `threshold` (a share of the full range; 0 finds none) and four times what it was lately:
-    a fast pan differs much, but from frame to frame alike. Another frame size is a cut too.
-    """
-
-    def __init__(self, threshold: float):
-        self._threshold = threshold
-        self._last: np.ndarray | None = None
-        self._size: tuple[int, ...] = ()
-        self._lately: deque[float] = deque(maxlen=16)
-
-    def __call__(self, image: np.ndarray) -> bool:
-        """Returns whether `image`, uint8 (H, W, 3), begins a new shot."""
-        import cv2
-
-        small = cv2.resize(image, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32)
-        last, self._last = self._last, small
-        resized, self._size = image.shape != self._size, image.shape
-        if last is None:
-            return False
-        if resized:
-            self._lately.clear()
-            return True
-        difference = float(np.abs(small - last).mean()) / 255
-        usual = float(np.median(self._lately)) if self._lately else 0.0
-        self._lately.append(difference)
-        return bool(self._threshold) and difference > max(self._threshold, _CUT_RATIO * usual)
-
-
-def windows(
-    frames: Iterable[Frame],
-    counts: Iterator[int],
-    detector: CutDetector,
-    report: Report,
-    every: int | None = None,
-) -> Iterator[Window]:
-    """Cuts a video into windows of successive frames; holds no more frames than a window.
-
-    Args:
-      frames: in order.
-      counts: endless; the lengths of the windows.
-      detector: no window reaches over a cut it finds, nor over a gap.
-      report: counts the cuts.
-      every: frames from one window's first to the next one's; None for windows that touch.
-    """
-    held: deque[Frame] = deque()
-    skip, count = 0, next(counts)
-    for frame in frames:
-        cut = detector(frame.image)
-        report.cuts += cut
-        if cut or frame.after_gap:
-            held.clear()
-            skip = 0
-        if skip:
-            skip -= 1
-            continue
-        held.append(frame)
-        while len(held) >= count:
-            yield Window(list(itertools.islice(held, count)))
-            step = every or count
-            skip = max(0, step - len(held))
-            for _ in range(min(step, len(held))):
-                held.popleft()
-            count = next(counts)
-
-
-def average(images: list[np.ndarray], gamma: float = 1.0) -> np.ndarray:
-    """Averages frames into a blurry image, rounded to nearest.
-
-    Args:
-      images: uint8 (H, W, 3), of one shape.
-      gamma: of the camera's response. 1 averages the stored values: GoPro's `blur`, the paper's
-        protocol. Otherwise stored = light^(1/gamma) is undone before the mean and applied after
-        it; 2.2 is GoPro's `blur_gamma`, nearer to what a longer exposure records.
-    """
-    if gamma == 1:
-        total = np.zeros(images[0].shape, np.uint32)
-        for image in images:
-            total += image
-        return ((total + len(images) // 2) // len(images)).astype(np.uint8)
-    light = ((np.arange(256) / 255) ** gamma).astype(np.float32)
-    mean = np.zeros(images[0].shape, np.float32)
-    for image in images:
-        mean += light[image]
-    mean /= len(images)
-    return np.rint(255 * mean ** (1 / gamma)).clip(0, 255).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dmphn_jax import cpu_kernels
+from dmphn_jax import cpu_kernels, runtime
 from dmphn_jax.benchmarking import agreement, counts, groups, jax_cases, scaling, tables, timing
 from dmphn_jax.benchmarking.ceilings import ceiling, ceilings
 from dmphn_jax.benchmarking.contender import Contender
@@ -219,13 +219,18 @@ def test_a_sweep_and_its_figure():
     assert scaling.plot([found], "title").startswith(b"\x89PNG")
 
 
-def test_the_command_writes_its_figures(tmp_path, capsys):
+def test_the_command_writes_its_figures(tmp_path, capsys, monkeypatch):
+    kept = []
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: kept.append(True))
     argv = [*TINY, "--mode=both", "--no-ceilings"]
     assert benchmark.main([*argv, f"--out={tmp_path / 'new'}"]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "new" / "benchmark.md").read_text() == printed
     made = json.loads((tmp_path / "new" / "benchmark.json").read_text())
     assert made["format"] == 1
+    assert kept == [True], "as training does it"
+    assert made["settings"]["keep_memory"]
+    assert "the process kept freed memory" in printed
     assert made["command"].startswith("dmphn benchmark --models=dmphn_1 --width=2")
     assert made["environment"]["platform"] == "cpu"
     assert made["environment"]["libraries"]["jax"] == jax.__version__

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from dmphn_jax.commands import make_pairs
+from dmphn_jax.data import video_pairs
+from dmphn_jax.data.video_manifest import Manifest, PairOptions
 from dmphn_jax.errors import UserError, run_command
-from dmphn_jax.video.reading import CutDetector, Frame, Report, average, windows
+from dmphn_jax.video.windows import average
 
 needs_av = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("av") is None, reason="PyAV is not installed"
@@ -108,53 +110,6 @@ def test_windows_never_reach_over_a_cut(tmp_path, capsys):
     assert len(manifest(tmp_path / "o2")["videos"][0]["pairs"]) == 50 // 7
 
 
-def take(count, *, lengths, every=None, cuts=(), gaps=()):
-    """The windows of `count` frames as (first, last); a cut is a jump from black to white."""
-    level, frames = 0, []
-    for i in range(count):
-        level = 255 - level if i in cuts else level
-        frames.append(Frame(np.full((4, 4, 3), level, np.uint8), i, i / 240, i in gaps))
-    lengths = iter(list(lengths) * count)
-    got = windows(iter(frames), lengths, CutDetector(0.1), Report(), every)
-    return [(w.frames[0].index, w.frames[-1].index) for w in got]
-
-
-def test_windows():
-    assert take(10, lengths=[3]) == [(0, 2), (3, 5), (6, 8)]
-    assert take(10, lengths=[3], every=1) == [(i, i + 2) for i in range(8)]
-    assert take(10, lengths=[2], every=4) == [(0, 1), (4, 5), (8, 9)]
-    # A long window held more than the short one after it needs.
-    assert take(9, lengths=[5, 2], every=1) == [(0, 4), (1, 2), (2, 6), (3, 4), (4, 8), (5, 6)]
-    assert take(10, lengths=[3], cuts=(4,)) == [(0, 2), (4, 6), (7, 9)]
-    assert take(10, lengths=[3], gaps=(5,)) == [(0, 2), (5, 7)]
-    # A cut ends the pause between two windows too.
-    assert take(12, lengths=[2], every=6, cuts=(3,)) == [(0, 1), (3, 4), (9, 10)]
-
-
-def test_a_fast_pan_is_no_cut():
-    rng = np.random.default_rng(0)
-    wide = np.asarray(
-        Image.fromarray(rng.integers(0, 256, (6, 60, 3), np.uint8)).resize((2000, 60), 3)
-    )
-    detector = CutDetector(0.02)
-    found = [detector(wide[:, i * 4 : i * 4 + 80].copy()) for i in range(100)]
-    assert not any(found[2:])  # the pan's first step has nothing to be compared with
-    assert detector(255 - wide[:, 1500:1580])
-    assert detector(np.zeros((50, 80, 3), np.uint8))  # another size
-
-
-def test_average_rounds_to_nearest():
-    images = [np.full((1, 1, 3), v, np.uint8) for v in (0, 0, 1)]
-    assert average(images).max() == 0
-    assert average([*images, images[-1]]).min() == 1  # 0.5 rounds up
-    same = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-    for gamma in (1.0, 0.5, 2.2, 5.0):
-        np.testing.assert_array_equal(average([same] * 9, gamma), same)
-    # Light adds up: averaging black and white gives more than the mean of what is stored.
-    ends = [np.full((1, 1, 3), v, np.uint8) for v in (0, 255)]
-    assert average(ends, 2.2).max() == round(255 * 0.5 ** (1 / 2.2))
-
-
 @needs_av
 def test_options(tmp_path):
     video = write_video(tmp_path / "v.mkv", shot(60, 5))
@@ -230,6 +185,73 @@ def test_damage_within_a_video_is_a_gap(tmp_path, capsys, codec, options, resume
 
 
 @needs_av
+@pytest.mark.parametrize("codec", ["mjpeg", "png"])
+@pytest.mark.parametrize("part", [0.5, 0.77, 0.9])
+def test_a_film_cut_off_is_said_and_its_half_frame_left_out(tmp_path, capsys, codec, part):
+    """The last frame of a truncated AVI decodes to a picture that is half grey, unmarked."""
+    pix_fmt = {"mjpeg": "yuvj444p", "png": "rgb24"}[codec]
+    whole = write_video(tmp_path / "whole.avi", shot(60, 7), codec, pix_fmt)
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: int(part * whole.stat().st_size)])
+    flags = ("--output", tmp_path / "o", "--frames", "2")
+    assert run(cut, *flags) == 1
+    line, last = capsys.readouterr().err.splitlines()
+    (entry,) = manifest(tmp_path / "o")["videos"]
+    assert f"{cut}: cut off: {entry['missing']} of the 60 frames it promises are missing" in line
+    assert "pairs were made of the rest" in line
+    assert last == "dmphn: 1 of 1 videos failed"
+    assert entry["frames"] + entry["missing"] == 60
+    assert run(whole, *flags) == 0
+    assert len(entry["pairs"]) == entry["frames"] // 2
+    for pair in entry["pairs"]:
+        for side in ("blurry", "sharp"):
+            name = pair["name"].removeprefix("cut/")
+            np.testing.assert_array_equal(
+                read(tmp_path / "o" / side / f"cut/{name}.png"),
+                read(tmp_path / "o" / side / f"whole/{name}.png"),
+            )
+
+
+@needs_av
+def test_a_length_without_a_count_is_a_note(tmp_path, capsys):
+    whole = write_video(tmp_path / "whole.mkv", shot(60, 7))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert run(cut, "--output", tmp_path / "o", "--frames", "2") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dmphn: note: {cut}: ")
+    assert "where its length says 60; it may be cut off" in line
+    assert run(whole, "--output", tmp_path / "o2", "--frames", "2", "--max-pairs", "2") == 0
+    assert "cut off" not in capsys.readouterr().err
+
+
+@needs_av
+def test_an_avi_of_predicted_frames_has_no_gaps(tmp_path, capsys):
+    """It stores no times, and the order of its packets is not that of its frames."""
+    options = {"qp": "0", "bf": "2", "g": "24"}
+    video = write_video(tmp_path / "v.avi", shot(42, 7), "libx264rgb", "rgb24", options=options)
+    assert run(video, "--output", tmp_path / "o", "--frames", "7") == 0
+    assert not capsys.readouterr().err
+    pairs = manifest(tmp_path / "o")["videos"][0]["pairs"]
+    assert [pair["first"] for pair in pairs] == list(range(0, 42, 7))
+
+
+@needs_av
+def test_a_manifest_of_an_earlier_version_goes_on(tmp_path):
+    video = write_video(tmp_path / "v.mkv", shot(30, 8))
+    out = tmp_path / "o"
+    assert run(video, "--output", out) == 0
+    content = manifest(out)
+    del content["videos"][0]["missing"]
+    (out / "manifest.json").write_text(json.dumps(content))
+    other = write_video(tmp_path / "w.mkv", shot(30, 9))
+    assert run(video, other, "--output", out) == 0
+    assert [entry["name"] for entry in manifest(out)["videos"]] == ["v", "w"]
+    (out / "manifest.json").write_text(json.dumps(content | {"videos": [{"name": "v"}]}))
+    assert run(other, "--output", out) == 2
+
+
+@needs_av
 def test_rerun_skips_and_overwrite_redoes(tmp_path, capsys):
     video = write_video(tmp_path / "v.mkv", shot(30, 8))
     out = tmp_path / "o"
@@ -264,12 +286,13 @@ def test_an_interrupt_leaves_whole_pairs_and_a_rerun_completes(tmp_path, monkeyp
             raise KeyboardInterrupt
         return average(images, gamma)
 
-    monkeypatch.setattr(make_pairs, "average", interrupted)
+    monkeypatch.setattr(video_pairs, "average", interrupted)
     assert run(video, "--output", out) == 130
     (entry,) = manifest(out)["videos"]
     assert not entry["complete"]
-    assert len(entry["pairs"]) == 2
-    assert len(files(out)) == 5
+    assert len(entry["pairs"]) <= 2
+    listed = [f"{side}/{p['name']}.png" for side in ("blurry", "sharp") for p in entry["pairs"]]
+    assert files(out) == sorted([*listed, "manifest.json"])
     monkeypatch.undo()
     assert run(video, "--output", out) == 0
     assert run(video, "--output", tmp_path / "fresh") == 0
@@ -378,6 +401,6 @@ def test_wrong_flags_are_one_line(tmp_path, capsys, flags, text):
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "sharp").mkdir()
     with pytest.raises(UserError, match="no manifest"):
-        make_pairs.Manifest(tmp_path, {})
+        Manifest(tmp_path, PairOptions())
     with pytest.raises(UserError, match="holds no videos"):
         make_pairs.main([str(tmp_path), "--output", str(tmp_path / "o")])

@@ -26,7 +26,7 @@ def test_quarter_turns_are_numpys(k):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=8), st.integers(0, 99))
 def test_quarter_turns_compose_to_the_identity(turns, seed):
-    x, turns = images(seed), jnp.asarray(turns)
+    x, turns = jnp.asarray(images(seed)), jnp.asarray(turns)
     np.testing.assert_array_equal(A.quarter_turns(A.quarter_turns(x, turns), 4 - turns), x)
     y = x
     for _ in range(4):
@@ -113,7 +113,7 @@ def test_none_is_exact_and_keys_decide():
 
 
 def test_mistakes_are_one_line():
-    x = images(0)
+    x = jnp.asarray(images(0))
     with pytest.raises(UserError, match="'modern'"):
         A.augment(jax.random.key(0), x, x, "moderne")
     with pytest.raises(UserError, match="square"):

@@ -45,13 +45,13 @@ class Coded:
         return base.Pair(blurry, blurry + np.uint8(1), self.names[index])
 
 
-def feed(source, **options):
+def host_feed(source, **options):
     options = {"batch_size": 4, "crop_size": CROP, "seed": 1, "threads": 1, **options}
     return HostFeed(source, **options)
 
 
-def take(made, batches):
-    with_axis = [made.next_local() for _ in range(batches)]
+def take(feed, batches):
+    with_axis = [feed.next_local() for _ in range(batches)]
     return {side: np.concatenate([b[side] for b in with_axis]) for side in ("blurry", "sharp")}
 
 
@@ -75,9 +75,9 @@ def test_prepare_to_batch_is_bit_exact(prepared):
     """Every crop of a batch is one window of its frame, the same on both sides."""
     data_dir, pairs = prepared
     source = open_source("gopro", options=SourceOptions(data_dir=data_dir))
-    made = feed(source, batch_size=3)
-    batch = take(made, 4)
-    names = made.names(0, 12)
+    feed = host_feed(source, batch_size=3)
+    batch = take(feed, 4)
+    names = feed.names(0, 12)
     for place, name in enumerate(names):
         blurry, sharp = pairs[name]
         found = [
@@ -95,18 +95,18 @@ def test_prepare_to_batch_is_bit_exact(prepared):
             (sharp[t : t + CROP, x : x + CROP] == batch["sharp"][place // 3, place % 3]).all()
             for t, x in found
         )
-    made.close()
+    feed.close()
 
 
 def test_tiles_and_whole_frames_give_the_same_batches(prepared):
     batches = []
     for options in ({}, {"records": "frames"}, {"views": False}):
-        made = feed(
+        feed = host_feed(
             open_source("gopro", options=SourceOptions(data_dir=prepared[0], **options)),
             batch_size=3,
         )
-        batches.append(take(made, 5))
-        made.close()
+        batches.append(take(feed, 5))
+        feed.close()
     for other in batches[1:]:
         for side, array in batches[0].items():
             np.testing.assert_array_equal(array, other[side])
@@ -114,23 +114,23 @@ def test_tiles_and_whole_frames_give_the_same_batches(prepared):
 
 @pytest.mark.parametrize(("pairs", "batch_size"), [(12, 4), (13, 4), (3, 4), (7, 7), (1, 2)])
 def test_every_epoch_visits_every_pair_once(pairs, batch_size):
-    made = feed(Coded(pairs), batch_size=batch_size)
-    assert made.steps_per_epoch == max(1, pairs // batch_size)
+    feed = host_feed(Coded(pairs), batch_size=batch_size)
+    assert feed.steps_per_epoch == max(1, pairs // batch_size)
     steps = -(-3 * pairs // batch_size)
-    seen = take(made, steps)["blurry"][..., 0, 0, 0].ravel()
+    seen = take(feed, steps)["blurry"][..., 0, 0, 0].ravel()
     orders = [tuple(seen[epoch * pairs : (epoch + 1) * pairs]) for epoch in range(3)]
     for order in orders:
         assert sorted(order) == list(range(pairs))
     if pairs > 6:
         assert len(set(orders)) == 3
-    assert [int(name[2:]) for name in made.names(0, len(seen))] == seen.tolist()
-    made.close()
+    assert [int(name[2:]) for name in feed.names(0, len(seen))] == seen.tolist()
+    feed.close()
 
 
 def test_both_sides_are_cropped_alike_and_positions_are_uniform():
     source = Coded(2)
-    made = feed(source, batch_size=50)
-    batch = take(made, 60)
+    feed = host_feed(source, batch_size=50)
+    batch = take(feed, 60)
     np.testing.assert_array_equal(batch["blurry"] + np.uint8(1), batch["sharp"])
     tops, lefts = batch["blurry"][..., 0, 0, 1].ravel(), batch["blurry"][..., 0, 0, 2].ravel()
     # Each crop is a whole window: rows and columns count up from its corner.
@@ -145,7 +145,7 @@ def test_both_sides_are_cropped_alike_and_positions_are_uniform():
         chi2 = sum((n - expected) ** 2 / expected for n in counts.values())
         assert chi2 < 3 * count  # the seed is fixed; a biased corner would be far above
     assert len(set(zip(tops.tolist(), lefts.tolist()))) > 150
-    made.close()
+    feed.close()
 
 
 @settings(max_examples=25, deadline=None)
@@ -160,10 +160,10 @@ def test_both_sides_are_cropped_alike_and_positions_are_uniform():
 def test_any_frames_and_processes_keep_the_pairs_aligned(pairs, height, width, crop, parts, seed):
     source = Coded(pairs, height, width)
     options = {"batch_size": 6, "crop_size": crop, "seed": seed}
-    feeds = [feed(source, shard=(part, parts), **options) for part in range(parts)]
-    batches = [take(made, 3) for made in feeds]
-    for made in feeds:
-        made.close()
+    feeds = [host_feed(source, shard=(part, parts), **options) for part in range(parts)]
+    batches = [take(feed, 3) for feed in feeds]
+    for feed in feeds:
+        feed.close()
     blurry, sharp = (np.concatenate([b[side] for b in batches], 1) for side in ("blurry", "sharp"))
     np.testing.assert_array_equal(blurry + np.uint8(1), sharp)
     assert [int(n[2:]) for n in feeds[0].names(0, 18)] == blurry[..., 0, 0, 0].ravel().tolist()
@@ -175,24 +175,24 @@ def test_any_frames_and_processes_keep_the_pairs_aligned(pairs, height, width, c
 
 def test_two_processes_read_disjoint_halves_of_the_same_batches():
     source = Coded(13)
-    whole = feed(source)
-    halves = [feed(source, shard=(which, 2)) for which in range(2)]
+    whole = host_feed(source)
+    halves = [host_feed(source, shard=(which, 2)) for which in range(2)]
     one, parts = take(whole, 7), [take(half, 7) for half in halves]
     for side, array in one.items():
         joined = np.concatenate([part[side] for part in parts], axis=1)
         np.testing.assert_array_equal(array, joined)
-    for made in (whole, *halves):
-        made.close()
+    for feed in (whole, *halves):
+        feed.close()
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_restore_gives_the_next_batch_to_the_bit(threads):
     source = Coded(11)
-    first = feed(source, threads=threads, prefetch=32)
+    first = host_feed(source, threads=threads, prefetch=32)
     take(first, 5)
     state = json.loads(json.dumps(first.state()))
     expected = take(first, 3)
-    second = feed(source, threads=5 - threads, prefetch=1)
+    second = host_feed(source, threads=5 - threads, prefetch=1)
     second.restore(state)
     for side, array in take(second, 3).items():
         np.testing.assert_array_equal(array, expected[side])
@@ -200,13 +200,13 @@ def test_restore_gives_the_next_batch_to_the_bit(threads):
     assert second.state() == state
     for side, array in take(second, 3).items():
         np.testing.assert_array_equal(array, expected[side])
-    for made in (first, second):
-        made.close()
+    for feed in (first, second):
+        feed.close()
 
 
 def test_next_of_n_batches_is_n_times_next():
     source = Coded(9)
-    together, apart = feed(source), feed(source)
+    together, apart = host_feed(source), host_feed(source)
     batch = together.next(3)
     assert batch["blurry"].shape == (3, 4, CROP, CROP, 3)
     assert batch["blurry"].dtype == np.uint8
@@ -223,47 +223,57 @@ def test_seeds_differ():
     source = Coded(9)
     batches = []
     for seed in (1, 2, -1, 2**40):
-        made = feed(source, seed=seed)
-        batches.append(take(made, 2)["blurry"])
-        made.close()
+        feed = host_feed(source, seed=seed)
+        batches.append(take(feed, 2)["blurry"])
+        feed.close()
     for k, one in enumerate(batches):
         for other in batches[k + 1 :]:
             assert (one != other).any()
 
 
 def test_restore_refuses_what_would_not_continue():
-    made = feed(Coded(9))
-    state = made.state()
+    feed = host_feed(Coded(9))
+    state = feed.state()
     with pytest.raises(UserError, match="batch_size was 4, now 3"):
-        feed(Coded(9), batch_size=3).restore(state)
+        host_feed(Coded(9), batch_size=3).restore(state)
     with pytest.raises(UserError, match="pairs was 9, now 8"):
-        feed(Coded(8)).restore(state)
+        host_feed(Coded(8)).restore(state)
     with pytest.raises(UserError, match="seed was 1, now 2"):
-        feed(Coded(9), seed=2).restore(state)
+        host_feed(Coded(9), seed=2).restore(state)
     with pytest.raises(UserError, match="feed"):
-        made.restore({"feed": "resident", "step": 3})
+        feed.restore({"feed": "resident", "step": 3})
 
 
 def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no pairs"):
-        feed(Coded(0))
+        host_feed(Coded(0))
     with pytest.raises(UserError, match="does not divide over 3"):
-        feed(Coded(9), shard=(0, 3))
-    made = feed(Coded(9), crop_size=48)
+        host_feed(Coded(9), shard=(0, 3))
+    for options, text in (
+        ({"batch_size": 10**8}, "batch size 100000000: 1 to 1,048,576"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"threads": 10**9}, "1000000000 readers asked for; 1 to 1024"),
+        ({"threads": -1}, "-1 readers"),
+        ({"prefetch": -1}, "-1 pairs to be read ahead"),
+        ({"prefetch": 10**12}, r"pairs of 32x32 in flight need .* GB of memory; .*prefetch"),
+    ):
+        with pytest.raises(UserError, match=text):
+            host_feed(Coded(9), **options)
+    feed = host_feed(Coded(9), crop_size=48)
     with pytest.raises(UserError, match="50x40, smaller than a crop of 48"):
-        made.next_local()
-    made.close()
+        feed.next_local()
+    feed.close()
     for side in ("blurry", "sharp"):
         for number in range(6):
             data_tree.save(tmp_path / side / f"{number}.png", data_tree.frame(number, 40, 50))
     with pytest.raises(UserError, match="smaller than a crop of 48"):
-        feed(open_source(tmp_path), crop_size=48)
+        host_feed(open_source(tmp_path), crop_size=48)
     path = tmp_path / "sharp/3.png"
     path.write_bytes(path.read_bytes()[:2000])
-    made = feed(open_source(tmp_path), threads=2)
+    feed = host_feed(open_source(tmp_path), threads=2)
     with pytest.raises(UserError, match=r"sharp/3\.png"):
-        take(made, 3)
-    made.close()
+        take(feed, 3)
+    feed.close()
     with pytest.raises(UserError, match="did you mean 'resident'"):
         make_feed({"feed": "residnt"}, mesh=None, seed=0, batch_size=4, crop_size=CROP)
 
@@ -283,28 +293,29 @@ def test_make_feed_reads_the_config(prepared):
     from ml_collections import ConfigDict
 
     fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "host", "threads": 2}
-    made = make_feed(ConfigDict(fields), mesh=one_device(), **SMALL)
-    assert isinstance(made, HostFeed)
-    assert made.threads == 2
+    feed = make_feed(ConfigDict(fields), mesh=one_device(), **SMALL)
+    assert isinstance(feed, HostFeed)
+    assert feed.threads == 2
     options = SourceOptions(data_dir=prepared[0])
-    plain = feed(open_source("gopro", options=options), batch_size=3)
-    batch, expected = made.next(2), take(plain, 2)
+    plain = host_feed(open_source("gopro", options=options), batch_size=3)
+    batch, expected = feed.next(2), take(plain, 2)
     for side, array in batch.items():
-        assert array.sharding.is_equivalent_to(made._sharding, array.ndim)
+        assert array.sharding.is_equivalent_to(feed._sharding, array.ndim)
         np.testing.assert_array_equal(np.asarray(array), expected[side])
-    made.close()
+    feed.close()
     plain.close()
 
 
 def test_auto_takes_the_resident_feed_where_the_set_fits(prepared, monkeypatch):
     fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "auto"}
-    made = make_feed(fields, mesh=one_device(), **SMALL)
-    assert isinstance(made, ResidentFeed)
-    made.close()
-    monkeypatch.setattr(memory, "host_free", lambda: 1000)
-    made = make_feed(fields, mesh=one_device(), **SMALL)
-    assert isinstance(made, HostFeed)
-    made.close()
+    fields |= {"threads": 2, "prefetch": 2}
+    feed = make_feed(fields, mesh=one_device(), **SMALL)
+    assert isinstance(feed, ResidentFeed)
+    feed.close()
+    monkeypatch.setattr(memory, "host_free", lambda: 250_000)  # the set takes 224,640
+    feed = make_feed(fields, mesh=one_device(), **SMALL)
+    assert isinstance(feed, HostFeed)
+    feed.close()
 
 
 def test_the_resident_feed_reads_frames_and_the_host_feed_tiles(prepared, monkeypatch):
@@ -319,9 +330,9 @@ def test_the_resident_feed_reads_frames_and_the_host_feed_tiles(prepared, monkey
     batches = []
     for records in ("", "crops_64x64_32"):
         fields = {"source": "gopro", "data_dir": str(prepared[0]), "feed": "resident"}
-        made = make_feed(fields | {"records": records}, mesh=one_device(), **SMALL)
-        batches.append(np.asarray(made.crops(made.resident, made.next()[0])[0]))
-        made.close()
+        feed = make_feed(fields | {"records": records}, mesh=one_device(), **SMALL)
+        batches.append(np.asarray(feed.crops(feed.resident, feed.next()[0])[0]))
+        feed.close()
     kinds = [type(source) for source in opened]
     assert kinds == [tfds_source.FramesSource] * 5 + [tfds_source.CropsSource] * 5
     np.testing.assert_array_equal(*batches)
@@ -330,9 +341,9 @@ def test_the_resident_feed_reads_frames_and_the_host_feed_tiles(prepared, monkey
     for config, feed_kind in (("crops_64x64_32", "resident"), ("frames", "host")):
         shutil.copytree(prepared[0] / "gopro" / config, alone / feed_kind / "gopro" / config)
         fields = {"source": "gopro", "data_dir": str(alone / feed_kind), "feed": feed_kind}
-        made = make_feed(fields, mesh=one_device(), **SMALL)
-        made.next()
-        made.close()
+        feed = make_feed(fields, mesh=one_device(), **SMALL)
+        feed.next()
+        feed.close()
 
 
 def test_what_the_resident_feed_needs_is_its_frames_not_the_tiles(prepared, monkeypatch):
@@ -360,30 +371,30 @@ class Meeting(Coded):
 @pytest.mark.parametrize("prefetch", [None, 1])
 def test_as_many_readers_as_asked_for_at_any_batch_size(batch_size, prefetch):
     source = Meeting(16)
-    made = feed(source, batch_size=batch_size, threads=16, prefetch=prefetch)
-    made.next_local()  # a broken barrier would raise
+    feed = host_feed(source, batch_size=batch_size, threads=16, prefetch=prefetch)
+    feed.next_local()  # a broken barrier would raise
     assert not source.barrier.broken
-    made.close()
+    feed.close()
 
 
 @pytest.mark.parametrize("batch_size", [6, 64])
 def test_no_more_is_read_ahead_than_said(batch_size):
     source = Meeting(1)
-    made = feed(source, batch_size=batch_size, threads=3, prefetch=24)
+    feed = host_feed(source, batch_size=batch_size, threads=3, prefetch=24)
     for taken in range(1, 4):
-        made.next_local()
+        feed.next_local()
         # Of the pairs ahead each reader may have begun a piece more.
         begun = source.reads.__reduce__()[1][0]
         assert begun <= taken * batch_size + 24 + batch_size
-    made.close()
+    feed.close()
 
 
 @pytest.mark.parametrize(
     ("batch_size", "threads", "prefetch"), [(1, 5, 7), (6, 2, None), (70, 3, 9)]
 )
 def test_batches_do_not_depend_on_how_they_are_cut_into_pieces(batch_size, threads, prefetch):
-    plain = feed(Coded(11), batch_size=batch_size, threads=1, prefetch=10_000)
-    cut = feed(Coded(11), batch_size=batch_size, threads=threads, prefetch=prefetch)
+    plain = host_feed(Coded(11), batch_size=batch_size, threads=1, prefetch=10_000)
+    cut = host_feed(Coded(11), batch_size=batch_size, threads=threads, prefetch=prefetch)
     one, other = take(plain, 5), take(cut, 5)
     for side, array in one.items():
         np.testing.assert_array_equal(array, other[side])
@@ -393,22 +404,22 @@ def test_batches_do_not_depend_on_how_they_are_cut_into_pieces(batch_size, threa
     take(cut, 8)
     for side, array in kept.items():
         np.testing.assert_array_equal(array, copy[side])
-    for made in (plain, cut):
-        made.close()
+    for feed in (plain, cut):
+        feed.close()
 
 
 def test_batches_are_those_of_earlier_versions():
     """Runs that were begun with an earlier version go on with the same batches."""
-    made = feed(Coded(13), batch_size=6, threads=3)
-    made.restore(
+    feed = host_feed(Coded(13), batch_size=6, threads=3)
+    feed.restore(
         {"feed": "host", "step": 4, "seed": 1, "pairs": 13, "batch_size": 6, "crop_size": CROP}
     )
     digest = hashlib.sha256()
     for _ in range(5):
-        batch = made.next_local()
+        batch = feed.next_local()
         digest.update(batch["blurry"].tobytes() + batch["sharp"].tobytes())
     assert digest.hexdigest()[:16] == "139f43146ea9f5cb"
-    made.close()
+    feed.close()
 
 
 def test_a_feed_goes_on_after_a_file_that_could_not_be_read():
@@ -421,16 +432,16 @@ def test_a_feed_goes_on_after_a_file_that_could_not_be_read():
             return super().__getitem__(index)
 
     source = Flaky(9)
-    made, plain = feed(source, threads=3), feed(Coded(9))
+    feed, plain = host_feed(source, threads=3), host_feed(Coded(9))
     with pytest.raises(UserError, match="s/005: damaged"):
-        take(made, 3)
-    step = made.state()["step"]
+        take(feed, 3)
+    step = feed.state()["step"]
     source.broken = False
     take(plain, step)
-    expected, after = take(plain, 3), take(made, 3)
+    expected, after = take(plain, 3), take(feed, 3)
     for side, array in expected.items():
         np.testing.assert_array_equal(array, after[side])
-    for each in (made, plain):
+    for each in (feed, plain):
         each.close()
 
 
@@ -457,20 +468,20 @@ def test_a_record_damaged_after_preparation_is_one_line(prepared, tmp_path):
 def test_benchmark_runs_what_training_runs(tmp_path, capsys, monkeypatch):
     from dmphn_jax.commands import benchmark_data as benchmark
 
-    made = []
+    feeds = []
     monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: None)  # for the process's life
     monkeypatch.setattr(
         data,
         "make_feed",
-        lambda *args, **options: made.append(make_feed(*args, **options)) or made[-1],
+        lambda *args, **options: feeds.append(make_feed(*args, **options)) or feeds[-1],
     )
     args = ["--frames", "1", "--seconds", "0.1", "--json", str(tmp_path / "b.json")]
     assert benchmark.main([*args, "--feeds", "raw", "--batch-size", "2", "3"]) == 0
     assert "| raw tiles, host | 3 |" in capsys.readouterr().out
     figures = json.loads((tmp_path / "b.json").read_text())["feeds"]
     assert [row["batch_size"] for row in figures] == [2, 3]
-    default = feed(Coded(3), threads=None)
-    for row, used in zip(figures, made, strict=True):
+    default = host_feed(Coded(3), threads=None)
+    for row, used in zip(figures, feeds, strict=True):
         assert row["pairs_per_second_per_core"] > 0
         assert row["pairs"] % row["batch_size"] == 0
         assert (used.threads, used.prefetch) == (default.threads, default.prefetch)
@@ -483,22 +494,37 @@ def test_benchmark_runs_what_training_runs(tmp_path, capsys, monkeypatch):
             benchmark.main(flags)
 
 
+def test_benchmark_on_eight_devices():
+    argv = ["--devices", "8", "--feeds", "raw", "--batch-size", "6", "--frames", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dmphn_jax", "benchmark-data", *argv, "--seconds", "0.1"],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 devices" in done.stdout
+    assert "| raw tiles, host | 8 |" in done.stdout  # the next batch that eight can share
+
+
 WORKER = """
 import sys, numpy as np, jax
 process, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-from tests.data.test_host_feed import Coded, feed
+from tests.data.test_host_feed import Coded, host_feed
 # The devices in an order that does not follow the processes.
 devices = np.array(jax.devices())[[0, 2, 1, 3]]
 mesh = jax.sharding.Mesh(devices, ("data",))
-made = feed(Coded(13), mesh=mesh, batch_size=8)
-read = made._rows
-batch = made.next(2)["blurry"]
+feed = host_feed(Coded(13), mesh=mesh, batch_size=8)
+read = feed._rows
+batch = feed.next(2)["blurry"]
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 whole = jax.jit(lambda x: x, out_shardings=everywhere)(batch)
 np.savez(f"{out}/{process}.npz", whole=np.asarray(whole.addressable_data(0)), read=read)
-made.close()
+feed.close()
 jax.distributed.shutdown()
 """
 
@@ -524,7 +550,7 @@ def test_global_batches_of_two_real_processes(tmp_path):
         _, errors = job.communicate(timeout=240)
         assert job.returncode == 0, errors[-2000:]
     results = [np.load(tmp_path / f"{process}.npz") for process in range(2)]
-    one = feed(Coded(13), batch_size=8)
+    one = host_feed(Coded(13), batch_size=8)
     expected = take(one, 2)["blurry"]
     one.close()
     for result in results:

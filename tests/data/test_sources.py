@@ -73,8 +73,8 @@ def test_crops_from_tiles_are_windows_of_the_frame(prepared, views):
     again = pickle.loads(pickle.dumps(source))
     for index, name in enumerate(source.names):
         for top, left in ((0, 0), (tops[-1], lefts[-1]), (7, 13), (23, 39), (40, 3)):
-            for made in (source, again):
-                blurry, sharp = made.crop(index, int(top), int(left), CROP)
+            for reader in (source, again):
+                blurry, sharp = reader.crop(index, int(top), int(left), CROP)
                 place = (slice(top, top + CROP), slice(left, left + CROP))
                 np.testing.assert_array_equal(blurry, pairs[name][0][place])
                 np.testing.assert_array_equal(sharp, pairs[name][1][place])

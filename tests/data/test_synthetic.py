@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from dmphn_jax.commands.scenes import main
-from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.data.psnr import psnr
 from dmphn_jax.data.scenes import layers
@@ -167,17 +166,6 @@ def test_cache_keeps_and_mends(tmp_path):
 def test_mistakes_are_one_line(options, text):
     with pytest.raises(UserError, match=text):
         SyntheticScenes(**options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"size": (128,)}, {"motion": float("nan")}, {"count": 10**12}, {"blur": "bluw"}],
-)
-def test_options_are_checked_before_a_source_is_opened(options):
-    with pytest.raises(UserError):
-        SourceOptions(**options)
-    with pytest.raises(UserError):
-        SourceOptions.of({"feed": "host", "threads": 2, **options})
 
 
 def test_contact_sheet(tmp_path, capsys):

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from dmphn_jax.models import build, init_params
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import settings
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import data_mesh, init_state, make_train_step
+from dmphn_jax.training.step import init_state, make_train_step
 from tests.support.training import ArrayFeed, tiny_config
 
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import base
 from dmphn_jax.data.base import Feed, Pair
+from dmphn_jax.training.experiments import start_from
 
 # The smallest run of the command: synthetic scenes, one level of width 2, crops of 16.
 TINY_FLAGS = [
@@ -31,7 +31,7 @@ def tiny_config(**fields):
 
     `optimizer__name="adamw"` sets a field of a section.
     """
-    config = base.get_config("dmphn_1")
+    config = start_from("configs/base.py:dmphn_1")
     config.model.width = 2
     config.crop_size = 8
     config.batch_size = 4

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,7 +282,7 @@ def test_hostile_trees(tree, data_dir, tmp_path, zipped):
 
 def test_full_disk_is_said_before_and_while_writing(tree, data_dir, monkeypatch):
     argv = ["gopro", "--source", tree[0], *SMALL]
-    usage = writer.shutil.disk_usage
+    usage = shutil.disk_usage
     monkeypatch.setattr("shutil.disk_usage", lambda p: usage(p)._replace(free=1000))
     line = refused(argv, data_dir)
     assert "needs" in line
@@ -360,9 +361,24 @@ def test_interrupted_prepare_leaves_nothing(tree, data_dir, how):
         assert "Traceback" not in errors
         assert not data_dir.exists()
     else:
-        assert list(data_dir.glob("gopro/frames/incomplete.*"))
+        assert list(data_dir.glob("gopro/frames/.1.0.0.*.replacing"))
     run(*argv)
     assert [path.name for path in (data_dir / "gopro/frames").iterdir()] == ["1.0.0"]
+
+
+def test_an_overwrite_killed_amid_its_renames_puts_the_old_set_back(tree, data_dir, capsys):
+    argv = ["gopro", "--source", tree[0], "--data-dir", data_dir, "--config", "frames", *SMALL]
+    run(*argv)
+    version = data_dir / "gopro/frames/1.0.0"
+    before = {path.name: path.read_bytes() for path in version.iterdir()}
+    scratch = version.with_name(".1.0.0.abcdefgh.replacing")
+    (scratch / "new").mkdir(parents=True)
+    (scratch / "lock").touch()
+    version.rename(scratch / "old")  # as far as the killed run had come
+    run(*argv)
+    assert "already prepared" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in version.iterdir()} == before
+    assert [path.name for path in version.parent.iterdir()] == ["1.0.0"]
 
 
 def test_a_run_still_at_work_is_not_taken_for_abandoned(tmp_path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dmphn_jax.models import ModelConfig, build, init_params
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import loop as training
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import data_mesh, init_state, make_train_step
+from dmphn_jax.training.step import init_state, make_train_step
 from tests.support.training import ArrayFeed, tiny_config
 
 # Operations by which a program on the device waits for its host.

@@ -18,6 +18,7 @@ from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params
 from dmphn_jax.models.output import Output
+from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import settings
 from dmphn_jax.training.checkpoints import chosen_checkpoint
 from dmphn_jax.training.initialize import initial_params
@@ -25,7 +26,7 @@ from dmphn_jax.training.loop import train
 from dmphn_jax.training.metrics_reader import DivergedError
 from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.run_log import Meter, RunLog, duration
-from dmphn_jax.training.step import data_mesh, ema_rate, init_state, make_train_step
+from dmphn_jax.training.step import ema_rate, init_state, make_train_step
 from tests.support.training import ArrayFeed, Pairs, batch_of, differing, tiny_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

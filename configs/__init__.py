@@ -1,1 +1,0 @@
-"""Experiments: one file each, `python -m dmphn_jax.main --config configs/FILE.py[:ARGUMENT]`."""
