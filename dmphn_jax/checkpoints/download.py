@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from dmphn_jax import __version__, files
+from dmphn_jax import files
 from dmphn_jax.checkpoints.torch.authors import File
 
 _CHUNK = 1 << 16
@@ -107,7 +107,7 @@ def _receive(
     have = _size(part)
     if have >= size:
         return
-    request = urllib.request.Request(address, headers={"User-Agent": f"dmphn_jax/{__version__}"})
+    request = urllib.request.Request(address, headers={"User-Agent": "dmphn_jax"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     # A new opener each time: it takes the proxies from the environment when it is made.
