@@ -22,7 +22,7 @@ from dmphn_jax.benchmarking.timing import Case
 from dmphn_jax.benchmarking.torch_twin import Twin, patch_by_patch, stacked
 from dmphn_jax.benchmarking.variants import VARIANTS, Variant
 from dmphn_jax.models import ModelConfig
-from dmphn_jax.training.optimizer import DEFAULTS
+from dmphn_jax.training.optimizer import OptimizerOptions
 
 
 def inference(
@@ -83,11 +83,12 @@ def training(
     net, run = _network(config, params, how, device)
     net.train()
     x, target = (_placed(side, how, device).float() / 255 - 0.5 for side in (blurry, sharp))
+    adam = OptimizerOptions()
     optimizer = torch.optim.Adam(
         net.parameters(),
-        lr=DEFAULTS["learning_rate"],
-        betas=(DEFAULTS["beta1"], DEFAULTS["beta2"]),
-        eps=DEFAULTS["epsilon"],
+        lr=adam.learning_rate,
+        betas=(adam.beta1, adam.beta2),
+        eps=adam.epsilon,
     )
     # Its usual first scale, 2^16, may overflow in the first steps, which it would then skip.
     scaler = torch.amp.GradScaler(

@@ -16,7 +16,7 @@ from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS, ModelConfig, zoo
-from dmphn_jax.training.settings import CHOICES
+from dmphn_jax.training.settings import COMPUTE_DTYPES
 
 DESCRIPTION = """\
 Measure inference and training on this machine's first device, with random images and weights:
@@ -252,7 +252,7 @@ def _check_options(
             raise UserError(f"--{flag} {getattr(args, flag)}: must be 0 or more")
     if args.out and os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UserError(f"--out {shown(args.out)}: is a file; name a folder")
-    if args.mode != "inference" and not set(precisions) <= set(CHOICES["compute_dtype"]):
+    if args.mode != "inference" and not set(precisions) <= set(COMPUTE_DTYPES):
         raise UserError(f"--precisions float16: for --mode inference, not {args.mode}")
     if args.torch_variants and not args.vs:
         raise UserError("--torch-variants needs --vs torch")
