@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -17,10 +18,10 @@ from dmphn_jax import checkpoints, cli, runtime
 from dmphn_jax.checkpoints import items, weights
 from dmphn_jax.checkpoints.torch import authors
 from dmphn_jax.checkpoints.torch.reading import params_from_torch
-from dmphn_jax.commands import evaluate, models
+from dmphn_jax.commands import models
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import zoo
-from dmphn_jax.training.initialize import initial_params
+from dmphn_jax.training.initialize import check, initial_params
 from tests.checkpoints.torch.weights import assert_same_bits, narrow
 from tests.support import mirror as m
 from tests.support.mirror import FAKE
@@ -87,6 +88,21 @@ def test_a_name_is_brought_once_and_kept(use, cache, repository, capfd):
     assert out == ""
     assert "no licence file" in err
     assert f"from {use.address}/checkpoints/DMPHN_1" in err
+
+
+def test_progress_is_drawn_on_a_terminal_and_counts_what_broke_off_once(use, cache, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    use.answers = [m.cut(1000), m.cut(0), m.all_of_it]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    weights.pull(NAME)
+    assert f"{NAME}: 100%" in sys.stderr.getvalue()
+    shutil.rmtree(cache / NAME)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    weights.pull(NAME, quiet=True)
+    assert sys.stderr.getvalue() == ""
 
 
 def test_the_licence_is_said_once(use, cache, capfd):
@@ -324,7 +340,7 @@ def test_everything_that_loads_takes_a_name(have, tmp_path, capfd, monkeypatch):
     assert cli.main(["visualize", NAME, str(image), "--output", str(tmp_path / "v.png")]) == 0
     assert cli.main(["convert", "--to-torch", NAME, str(tmp_path / "torch")]) == 0
     assert (tmp_path / "torch" / "encoder_lv1.pkl").exists()
-    evaluate.check_checkpoints([NAME])
+    check(narrow("stack2_dmphn_1"), NAME)
     params, origin = initial_params(narrow("stack2_dmphn_1"), init_from=NAME)
     assert_same_bits(params["stage_1"], checkpoints.load(folder).params["stage_1"])
     assert origin.startswith(f"{NAME} ({NAME})")
