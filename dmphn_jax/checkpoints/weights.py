@@ -175,15 +175,15 @@ def _fetch_all(folder: authors.Folder, address: str, source: Path, quiet: bool) 
 
 def _convert(folder: authors.Folder, source: Path, target: Path) -> None:
     """Makes the checkpoint `target` of the verified files in `source`."""
-    from dmphn_jax.checkpoints import model
+    from dmphn_jax.checkpoints import items, model
     from dmphn_jax.checkpoints.torch.reading import params_from_torch
 
     release = authors.release()
     params, config = params_from_torch(source, folder.model, _say)
-    if target.exists():  # damaged; gone only now that the new one is at hand
-        shutil.rmtree(target)
+    if target.exists() and not items.record_file(target, "model").is_file():
+        shutil.rmtree(target)  # so damaged that `save` would not take it for a checkpoint
     origin = f"the authors' {folder.path}, {release.repository} at commit {release.commit}"
-    model.save(target, params, config, {"origin": origin})
+    model.save(target, params, config, {"origin": origin}, overwrite=True)
 
 
 def _is_whole(path: Path, name: str) -> bool:

@@ -216,13 +216,18 @@ def test_a_cache_that_others_may_write_is_not_used(have, cache, capfd):
     assert capfd.readouterr().err.count("others than you may write") == 1
 
 
-def test_a_damaged_one_says_what_mends_it_and_pull_does(use, cache, repository):
+@pytest.mark.parametrize("damage", ["record", "arrays"])
+def test_a_damaged_one_says_what_mends_it_and_pull_does(use, cache, repository, damage):
     path = weights.pull(NAME)
-    items.record_file(path, "model").unlink()
+    if damage == "record":
+        items.record_file(path, "model").unlink()
+    else:
+        shutil.rmtree(path / "params")
     assert f"; `dmphn pull {NAME}` brings it anew" in refused()
     weights.pull(NAME)
     assert_here(NAME, repository)
     assert len(use.requests) == 4
+    assert not list(cache.glob("*.replacing"))
 
 
 @pytest.mark.parametrize("how", ["flag", "folder", "environment", "http"])
