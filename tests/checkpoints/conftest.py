@@ -8,7 +8,7 @@ from dmphn_jax import runtime
 from dmphn_jax.checkpoints import weights
 from dmphn_jax.checkpoints.download import Patience
 from dmphn_jax.checkpoints.torch import authors
-from tests.support.mirror import fake_release, serving
+from tests.support.mirror import NAME, fake_release, serving
 
 QUICK = Patience(seconds=0.2, least=256, tries=3, pause=0)
 
@@ -47,3 +47,18 @@ def released(repository, cache, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return repository[1]
+
+
+@pytest.fixture
+def use(mirror, released, monkeypatch):
+    """The mirror, which the environment names."""
+    monkeypatch.setenv(weights.VARIABLE, mirror.address)
+    return mirror
+
+
+@pytest.fixture
+def have(repository, released, monkeypatch):
+    """A released model that is here."""
+    path = weights.pull(NAME, str(repository[0]))
+    monkeypatch.setenv(weights.VARIABLE, "http://127.0.0.1:1")  # nothing else comes from anywhere
+    return path

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from dmphn_jax import checkpoints
 from dmphn_jax.checkpoints.torch import authors
 from dmphn_jax.checkpoints.torch.names import MODEL_FILE
+from dmphn_jax.checkpoints.torch.reading import params_from_torch
 from dmphn_jax.checkpoints.torch.writing import write_torch
-from tests.checkpoints.torch.weights import narrow
+from tests.checkpoints.torch.weights import assert_same_bits, narrow
 from tests.support.networks import random_params
 
 # name -> folder in the repository; the first has two files only, so that tests are quick
-FAKE = {"dmphn_1": "checkpoints/DMPHN_1", "stack2": "checkpoints/SDNet2"}
+NAME = "dmphn_1"
+FAKE = {NAME: "checkpoints/DMPHN_1", "stack2": "checkpoints/SDNet2"}
 
 
 def fake_release(root: Path) -> authors.Release:
@@ -32,6 +35,17 @@ def fake_release(root: Path) -> authors.Release:
         files = [authors_file(file) for file in sorted((root / path).iterdir())]
         folders[name] = authors.Folder(name, path, tuple(files))
     return dataclasses.replace(authors.release(), folders=folders)
+
+
+def sizes(release, name=NAME):
+    return sum(file.size for file in release.folders[name].files)
+
+
+def assert_here(path, repository, name=NAME):
+    params, config = params_from_torch(repository[0] / FAKE[name])
+    found = checkpoints.load(path)
+    assert found.config == config == narrow(name)
+    assert_same_bits(found.params, params)
 
 
 def authors_file(path: Path) -> authors.File:
