@@ -53,9 +53,7 @@ def holds_together(made: dict) -> None:
 
 def test_a_training_step_for_a_tpu_slice(tmp_path):
     python = interpreter(".venv-plan", "libtpu")
-    made = plan(
-        python, tmp_path, "--devices", "v5e:2x2", "--batch", "8", "--precision", "bfloat16"
-    )
+    made = plan(python, tmp_path, "--devices", "v5e:2x2", "--batch", "8", "--precision", "bfloat16")
     holds_together(made)
     assert (made["chips"], made["devices"]) == (4, "v5e:2x2")
     assert made["layout"] == "folded"
