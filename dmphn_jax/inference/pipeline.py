@@ -152,13 +152,13 @@ class _Pipeline:
         job = self._decoding.pop(decoded)
         error = decoded.exception()
         if error:
-            return Result(job, _failure(job, error))
+            return Result(job, failure(job, error))
         image, cost = decoded.result()
         try:
             computing = self._submit(image.pixels[None])
         except Exception as error:
             self._budget.release(cost)
-            return Result(job, _failure(job, error, image.pixels.shape))
+            return Result(job, failure(job, error, image.pixels.shape))
         self._computing.append(_Started(job, image, cost, computing))
         return None
 
@@ -169,7 +169,7 @@ class _Pipeline:
             image = image.with_pixels(computing.result()[0])
         except Exception as error:
             self._budget.release(cost)
-            return Result(job, _failure(job, error, image.pixels.shape))
+            return Result(job, failure(job, error, image.pixels.shape))
         self._encoding[self._encoders.submit(self._encode, job, image, cost)] = job, image.notes
         return None
 
@@ -183,11 +183,11 @@ class _Pipeline:
         job, notes = self._encoding.pop(written)
         error = written.exception()
         if error:
-            return Result(job, _failure(job, error))
+            return Result(job, failure(job, error))
         return Result(job, notes=notes + written.result())
 
 
-def _failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None) -> str:
+def failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None) -> str:
     """Returns the one line that tells why a job failed."""
     text = one_line(error)
     if isinstance(error, UserError):
