@@ -42,7 +42,7 @@ class FilmOptions:
       rate: frames per second of a film made from pictures.
       max_pixels: larger frames are refused.
       quality: of single frames in JPEG and WebP.
-      overwrite: replace single frames that exist, and do not go on where a run stopped.
+      overwrite: replace single frames that exist.
     """
 
     encoding: Encoding = field(default_factory=Encoding)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 _USUAL_RATE = Fraction(25)  # where a file says none
+_ENOUGH = 0.9  # of the frames a length says
+_MOST = 1000  # frames per second that are believed: of a file that says none FFmpeg tells its clock
 
 
 class FilmFrame(NamedTuple):
@@ -102,6 +104,7 @@ class FilmReader:
             self.close()
             raise
         self._converter = Converter(self.info.colors)
+        self._ended = False
 
     def close(self) -> None:
         """Closes the file."""
@@ -123,6 +126,7 @@ class FilmReader:
                 pixels = self._converter.to_rgb(frame, deep=self.info.deep)
                 yield FilmFrame(np.rot90(pixels, self._turns), last)
             frame, number = self._decode(), number + 1
+        self._ended = frame is None
 
     def notes(self) -> list[str]:
         """Tells, after the last frame, what a person should know."""
@@ -131,6 +135,11 @@ class FilmReader:
             notes.append(f"damaged in {report.damaged} places; frames there are left out")
         if report.missing:
             notes.append(f"cut off: {report.missing} of {report.expected} frames are missing")
+        elif self._ended and report.frames < _ENOUGH * self.info.frames - 2:
+            notes.append(
+                f"{report.frames} frames, where its length says {self.info.frames}; it may be cut "
+                "off"
+            )
         if self._interlaced:
             notes.append("interlaced; take it apart (deinterlace) first for the best result")
         return notes
@@ -141,7 +150,10 @@ class FilmReader:
 
     def _describe(self, frame: VideoFrame) -> FilmInfo:
         stream = self._video.stream
-        rate = stream.average_rate or stream.guessed_rate or _USUAL_RATE
+        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate, _USUAL_RATE)
+        rate = next(rate for rate in rates if rate and 0 < rate < _MOST)
+        length = Fraction(self._video.container.duration or 0, 1_000_000)
+        believed = rate == stream.average_rate
         time_base = stream.time_base if self._video.timed else None
         height, width = frame.height, frame.width
         aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -159,7 +171,7 @@ class FilmReader:
             deep=max(part.bits for part in parts) > 8,
             time_base=time_base or 1 / rate,
             rate=rate,
-            frames=self._video.report.expected,
+            frames=self._video.report.expected if believed else int(length * rate),
             colors=Colors.of(frame),
             chroma=chroma,
             aspect=aspect,

@@ -54,7 +54,12 @@ def join(
 
     Raises av.error.FFmpegError or OSError if it cannot be written.
     """
-    options = {"movflags": "faststart"} if settled.container in ("mp4", "mov") else {}
+    options = {}
+    if settled.container in ("mp4", "mov"):
+        # Where the streams begin is told in units of their own: the usual one is a millisecond.
+        units = info.time_base.denominator
+        scale = min(10**6, units * -(-1000 // units))
+        options = {"movflags": "faststart", "movie_timescale": str(scale)}
     first, last = parts[0].times[0], parts[-1].times[-1] + info.step
     with new_file(output) as temporary:
         container = av.open(str(temporary), "w", format=settled.container, options=options)
