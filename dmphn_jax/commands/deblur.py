@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dmphn_jax import checkpoints
 from dmphn_jax.commands.arguments import count, percentage, pixels
 from dmphn_jax.commands.film_flags import add_film_flags, film_line, film_options, run_film_jobs
 from dmphn_jax.errors import UserError, nearest
@@ -62,7 +63,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, film, or folder (all below it)")
-    add("-c", "--checkpoint", required=True, metavar="CKPT", help="folder of the trained model")
+    add(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="folder of the trained model, or a released one's name, such as stack4, which is "
+        "downloaded at its first use",
+    )
     add(
         "-o",
         "--output",
@@ -129,8 +137,9 @@ def main(argv: list[str]) -> int:
         extensions=_extensions(args.extensions),
         overwrite=args.overwrite,
     )
-    if not os.path.isdir(args.checkpoint):
-        raise UserError(f"--checkpoint {shown(args.checkpoint)}: no such folder")
+    found = checkpoints.find(args.checkpoint)  # a wrong one is told before any work
+    if found is not None and not found.is_dir():
+        raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
     films = film_options(args, tally.todo)
     if args.dry_run:
@@ -152,7 +161,8 @@ def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
-    deblurrer = Deblurrer(args.checkpoint, stages=args.stages, precision=args.precision)
+    checkpoint = checkpoints.resolve(args.checkpoint, quiet=args.quiet)
+    deblurrer = Deblurrer(checkpoint, stages=args.stages, precision=args.precision)
     new_bar = _bars(args.quiet)
     pictures = [job for job in tally.todo if not job.film]
     results = run_jobs(

@@ -27,8 +27,9 @@ def main(argv: list[str]) -> int:
     begun = time.perf_counter()
 
     from dmphn_jax import runtime
-    from dmphn_jax.commands import evaluate
-    from dmphn_jax.data import SourceOptions, open_source
+    from dmphn_jax.data import SourceOptions
+    from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
+    from dmphn_jax.evaluation.selection import PairSelection
     from dmphn_jax.training.experiments import start_from
     from dmphn_jax.training.loop import train
 
@@ -46,15 +47,18 @@ def main(argv: list[str]) -> int:
         return 130
 
     options = SourceOptions.of(config.data, count=_HELD_OUT, seed=config.seed)
-    source = open_source("synthetic", "test", options)
-    made = evaluate.evaluate_checkpoints(
-        [str(result.checkpoint)],
+    pairs = PairSelection("synthetic", options=options)
+    source = pairs.open()
+    made = evaluate(
+        EvaluationOptions(
+            pairs=pairs,
+            checkpoints=(str(result.checkpoint),),
+            folder=folder / "report",
+            command="dmphn demo",
+        ),
         source,
-        data="synthetic",
-        folder=folder / "report",
-        command="dmphn demo",
     )
-    blurry, trained = (_psnr(row) for row in made["rows"])
+    blurry, trained = (row.mean["psnr"] for row in made.rows)
     _before_after(result.checkpoint, source, folder / "before_after.png")
     _curves(folder / "run" / "metrics.csv", folder / "curves.png")
     real = _deblur_real(folder)
@@ -82,10 +86,6 @@ def _use_all_cores() -> None:
 
     if "XLA_FLAGS" not in os.environ and (os.cpu_count() or 1) > 1:
         jax.config.update("jax_num_cpu_devices", 2)
-
-
-def _psnr(row: dict[str, Any]) -> float:
-    return float(row["psnr"])
 
 
 def _before_after(checkpoint: Path, source: Any, path: Path) -> None:

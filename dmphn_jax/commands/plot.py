@@ -7,7 +7,8 @@ import io
 from pathlib import Path
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.evaluation import figures, report
+from dmphn_jax.evaluation import figures
+from dmphn_jax.files import write_file
 
 DESCRIPTION = """\
 Draw PSNR against the time of one image, as the paper's Fig. 1, from reports that
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
         series.setdefault(name, []).extend(points)
     figure = figures.draw(series, sorted(sizes), paper=args.paper, title=args.title)
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150, bbox_inches="tight")
-    report.write_file(args.output, content.getvalue())
+    figure.savefig(content, format=kind)
+    write_file(args.output, content.getvalue())
     print(f"{args.output}: {sum(map(len, series.values()))} points")
     return 0

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import PRECISIONS
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from dmphn_jax.models.output import Output
 
 DESCRIPTION = """\
 Draw a model's intermediate images for one photo, as one picture.
@@ -33,12 +39,12 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="checkpoint folder")
+    add("checkpoint", metavar="CHECKPOINT", help="checkpoint folder, or a released name")
     add("image", metavar="IMAGE", help="blurry image")
     add("--sharp", metavar="IMAGE", help="its sharp image, for PSNR and SSIM")
     add("--output", required=True, metavar="FILE", help="image file to write, such as a .png")
     add("--figure", choices=("both", "stages", "levels"), default="both", help="rows to draw")
-    add("--stages", type=int, metavar="K", help="the first K stages of a stack only")
+    add("--stages", type=arguments.count, metavar="K", help="the first K stages of a stack only")
     add("--precision", default="float32", choices=PRECISIONS, help="of the network")
     add("--crop", metavar="X,Y,W,H", help="draw this part of the images only, in pixels")
     add("--panel-width", type=int, default=480, metavar="PX", help="widest panel (480)")
@@ -46,8 +52,10 @@ def main(argv: list[str]) -> int:
     if args.panel_width < 16:
         raise UserError(f"--panel-width {args.panel_width}: at least 16 pixels")
 
-    blurry = read_pixels(args.image)
-    sharp = read_pixels(args.sharp) if args.sharp else None
+    from dmphn_jax.images import Image, read_rgb, write_image
+
+    blurry = read_rgb(args.image)
+    sharp = read_rgb(args.sharp) if args.sharp else None
     if sharp is not None and sharp.shape != blurry.shape:
         raise UserError(
             f"{args.sharp}: is {_size(sharp)}, but {args.image} is {_size(blurry)}; "
@@ -55,7 +63,6 @@ def main(argv: list[str]) -> int:
         )
     crop = _crop(args.crop, blurry)
 
-    from dmphn_jax.images import Image, write_image
     from dmphn_jax.inference.deblurrer import Deblurrer
     from dmphn_jax.runtime import cache_compilations
 
@@ -78,7 +85,9 @@ def main(argv: list[str]) -> int:
 Panel = tuple[str, np.ndarray]
 
 
-def stage_panels(output: Any, blurry: np.ndarray, sharp: np.ndarray | None = None) -> list[Panel]:
+def stage_panels(
+    output: Output, blurry: np.ndarray, sharp: np.ndarray | None = None
+) -> list[Panel]:
     """Returns Fig. 8's panels: (caption, uint8 (H, W, 3)) of the input, every stage, the sharp.
 
     Args:
@@ -101,7 +110,7 @@ def stage_panels(output: Any, blurry: np.ndarray, sharp: np.ndarray | None = Non
     return [*scored, ("sharp\nPSNR / SSIM (MATLAB 3-D)", sharp)]
 
 
-def level_panels(output: Any, family: str = "dmphn") -> list[list[Panel]]:
+def level_panels(output: Output, family: str = "dmphn") -> list[list[Panel]]:
     """Returns Fig. 7's panels, a row per stage, from the finest level to the coarsest.
 
     DMSN works the other way: from its coarsest scale to full resolution.
@@ -121,7 +130,7 @@ def draw(
     rows: Sequence[Sequence[Panel]],
     crop: tuple[float, float, float, float] = (0, 0, 1, 1),
     panel_width: int = 480,
-) -> Any:
+) -> PIL.Image.Image:
     """Returns rows of captioned panels as one PIL image.
 
     Args:
@@ -131,7 +140,7 @@ def draw(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    def panel(image: np.ndarray) -> Any:
+    def panel(image: np.ndarray) -> Image.Image:
         H, W = image.shape[:2]
         left, top, right, bottom = crop
         x, y = int(left * W), int(top * H)
@@ -158,14 +167,6 @@ def draw(
             picture.paste(image.resize((width, height), how), (x, y + captions[i]))
         y += captions[i] + height + _MARGIN
     return picture
-
-
-def read_pixels(path: str) -> np.ndarray:
-    """Reads an image as uint8 (H, W, 3), upright; raises UserError if it cannot."""
-    from dmphn_jax.images import read_image
-
-    pixels = read_image(path).pixels
-    return pixels if pixels.dtype == np.uint8 else ((pixels + 128.0) // 257).astype(np.uint8)
 
 
 def _crop(text: str | None, image: np.ndarray) -> tuple[float, float, float, float]:

@@ -19,13 +19,15 @@ The two SSIMs weigh windows with the same Gaussian (11 taps per axis, sigma 1.5,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float, Float32, Real, UInt8
+from jaxtyping import Float32, Real
+
+# Goes up whenever equal images would get other scores: a metric, or the rounding before it, was
+# mended. Scores that an older version kept on disk are then computed anew.
+METRICS_VERSION = 1
 
 SIGMA = 1.5
 RADIUS = 5  # MATLAB: ceil(3 sigma); scikit-image: round(3.5 sigma)
@@ -35,11 +37,6 @@ _CENTRE = 128.0
 
 Images = Real[Array, "B H W 3"]  # uint8, or float on 0..255
 Moments = Float32[Array, "5 B H W 3"]
-
-
-def to_uint8(images: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
-    """Returns network images, float in [-0.5, 0.5], as uint8: clipped, rounded to nearest."""
-    return _eight_bit((images.astype(jnp.float32) + 0.5) * 255).astype(jnp.uint8)
 
 
 def psnr(images: Images, sharp: Images) -> Float32[Array, " B"]:
@@ -63,16 +60,11 @@ def ssim_skimage(images: Images, sharp: Images) -> Float32[Array, " B"]:
     return _skimage(_moments(images, sharp))
 
 
-# What a report holds of an image, in this order.
-METRICS: dict[str, Callable[[Array, Array], Array]] = {
-    "psnr": psnr,
-    "ssim_matlab": ssim_matlab,
-    "ssim_skimage": ssim_skimage,
-}
-
-
 def all_metrics(images: Images, sharp: Images) -> dict[str, Float32[Array, " B"]]:
-    """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,)."""
+    """Returns every metric of two batches (B, H, W, 3) on 0..255: name -> float32 (B,).
+
+    The names are `scores.METRIC_NAMES`.
+    """
     moments = _moments(images, sharp)  # most of the work, the same for both conventions
     return {
         "psnr": psnr(images, sharp),

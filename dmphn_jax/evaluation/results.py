@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -9,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.evaluation.metrics import METRICS_VERSION
+from dmphn_jax.evaluation.scores import METRIC_NAMES, ImageScores, Runtime
+
+_RUNTIME = "//runtime"  # the name of records that are not of an image; no image has such a one
 
 
 class ResultsFile:
     """A JSON-lines file of results, each under the key of what produced it.
 
     A line is written and flushed per image. What a killed run left half written at the end is
-    cut off when the file is opened again; lines that cannot be read are taken for missing.
+    cut off when the file is opened again; lines that cannot be read are taken for missing, and
+    so are scores of other versions of the metrics.
 
     Attributes:
       damaged: number of lines that could not be read.
@@ -25,13 +33,29 @@ class ResultsFile:
         """Reads `path` if it exists, and opens it for more; raises UserError if it cannot."""
         self.path = Path(path)
         self.damaged = 0
-        self._records: dict[str, dict[str, dict[str, Any]]] = {}
+        self._images: dict[str, dict[str, ImageScores]] = {}
+        self._runtimes: dict[str, Runtime] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")  # noqa: SIM115 (closed by close)
+            self._lock()
             self._load()
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {one_line(error)}") from None
+
+    def _lock(self) -> None:
+        """Holds the file until it is closed, or the process ends, however it ends."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(
+                f"{self.path}: another evaluation is writing it; wait for it or name another folder"
+            ) from None
+        except OSError as error:
+            # A file system without locks is no reason not to score.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
 
     def _load(self) -> None:
         self._file.seek(0)
@@ -42,21 +66,41 @@ class ResultsFile:
             self._file.truncate(whole)
         for line in content[:whole].splitlines():
             try:
-                record = json.loads(line)
-                self._records.setdefault(record["key"], {})[record["name"]] = record
-            except (ValueError, KeyError, TypeError):
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError):
                 self.damaged += 1
 
-    def of(self, key: str) -> dict[str, dict[str, Any]]:
-        """Returns the records under `key`: name -> fields."""
-        return dict(self._records.get(key, {}))
+    def _take(self, record: dict[str, Any]) -> None:
+        key, name = str(record["key"]), str(record["name"])
+        size = int(record["height"]), int(record["width"])
+        if name == _RUNTIME:
+            self._runtimes[key] = Runtime(float(record["ms"]), *size, str(record["device"]))
+        elif record.get("metrics", 1) == METRICS_VERSION:  # the first version did not say it
+            scores = {metric: float(record[metric]) for metric in METRIC_NAMES}
+            self._images.setdefault(key, {})[name] = ImageScores(-1, name, *size, scores)
 
-    def add(self, key: str, name: str, **fields: Any) -> None:
-        """Appends a record; plain JSON values. A later record of a name replaces an earlier."""
-        record = {"key": key, "name": name, **fields}
-        self._records.setdefault(key, {})[name] = record
+    def images(self, key: str) -> dict[str, ImageScores]:
+        """Returns the images scored under `key` by name; their indices mean nothing."""
+        return dict(self._images.get(key, {}))
+
+    def runtime(self, key: str) -> Runtime | None:
+        """Returns the runtime measured under `key`; None if it was not."""
+        return self._runtimes.get(key)
+
+    def add_image(self, key: str, image: ImageScores) -> None:
+        """Appends the scores of an image; later ones of its name replace earlier ones."""
+        self._images.setdefault(key, {})[image.name] = image
+        size = {"height": image.height, "width": image.width}
+        self._write(key, image.name, {"metrics": METRICS_VERSION, **size, **image.scores})
+
+    def add_runtime(self, key: str, runtime: Runtime) -> None:
+        """Appends a runtime, which replaces an earlier one."""
+        self._runtimes[key] = runtime
+        self._write(key, _RUNTIME, dataclasses.asdict(runtime))
+
+    def _write(self, key: str, name: str, fields: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.write(json.dumps({"key": key, "name": name, **fields}).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {one_line(error)}") from None

@@ -8,7 +8,7 @@ from PIL import Image
 from dmphn_jax import checkpoints, models
 from dmphn_jax.commands import plot, visualize
 from dmphn_jax.errors import UserError, run_command
-from dmphn_jax.evaluation import figures, metrics, report
+from dmphn_jax.evaluation import figures, metrics
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, zoo
 
@@ -117,7 +117,7 @@ def test_mistakes_of_visualize_are_one_line(folder, tmp_path, capsys, options, m
 def write_report(folder, rows):
     made = {"format": 1, "rows": rows, "environment": {"devices": "1 x cpu"}}
     folder.mkdir()
-    report.write_file(folder / "report.json", json.dumps(made))
+    (folder / "report.json").write_text(json.dumps(made))
     return str(folder)
 
 
@@ -172,3 +172,24 @@ def test_mistakes_of_plot_are_one_line(reports, tmp_path):
         plot.main([reports[2], "--output", str(tmp_path / "a.png")])
     with pytest.raises(UserError, match="no such report"):
         plot.main([str(tmp_path), "--output", str(tmp_path / "a.png")])
+
+
+def test_names_lie_apart_and_within_the_frame():
+    """All 18 models, each beside the paper's own point."""
+    points = [
+        figures.Point(1.1 * (entry.runtime_ms or 30), entry.psnr + 0.03, entry.label)
+        for entry in zoo.ZOO.values()
+    ]
+    figure = figures.draw({"gpu": points}, paper=True)
+    figure.draw_without_rendering()
+    axes, renderer = figure.axes[0], figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    names = [(text.get_text(), text.get_window_extent(renderer)) for text in axes.texts]
+    assert len(names) == 18 + 12
+    markers = axes.transData.transform(np.concatenate([c.get_offsets() for c in axes.collections]))
+    for i, (name, box) in enumerate(names):
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1, name
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1, name
+        assert not any(box.contains(x, y) for x, y in markers), name
+        for other, its in names[i + 1 :]:
+            assert not box.overlaps(its), (name, other)

@@ -1,0 +1,38 @@
+"""SIGTERM, by which schedulers and `kill` end a job."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+@contextlib.contextmanager
+def exits_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM end what is inside as an interrupt does: cleaned up, one line, status 143.
+
+    In threads other than the main one it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # leave once
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SystemExit as leaving:
+        if leaving.code == TERMINATED:
+            print("dmphn: terminated", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
