@@ -13,6 +13,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """Parses a whole number from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
 def percentage(text: str) -> int:
     """Parses a whole number from 1 to 100."""
     if not text.isdecimal() or not 1 <= int(text) <= 100:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dmphn_jax.commands.arguments import count, percentage, pixels
+from dmphn_jax.commands.arguments import count, natural, percentage, pixels
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS
@@ -96,6 +96,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="take only these of a folder's files, as png,jpg (default: every kind that is read)",
     )
+    add(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
+        "into memory, else in tiles that do)",
+    )
+    add(
+        "--overlap",
+        type=natural,
+        metavar="M",
+        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
+        "the whole image's result)",
+    )
     add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     return result
@@ -142,7 +156,13 @@ def _run(tally: Tally, args: argparse.Namespace) -> None:
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
-    deblurrer = Deblurrer(args.checkpoint, stages=args.stages, precision=args.precision)
+    deblurrer = Deblurrer(
+        args.checkpoint,
+        stages=args.stages,
+        precision=args.precision,
+        tile=args.tile,
+        overlap=args.overlap,
+    )
     results = run_jobs(
         tally.todo,
         deblurrer.submit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from dmphn_jax.data.memory import device_free, host_free
+from dmphn_jax.runtime import device_free, host_free
 
 # What a program may take of the memory that is free. Memory is in pieces, and on a CPU, which
 # computes an image while the one before is at its end, there are two, beside pictures in decoding

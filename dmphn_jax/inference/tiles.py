@@ -151,9 +151,7 @@ def _axis(
     return size, tuple(Tile(start, places[start], w) for start, w in zip(starts, weights))
 
 
-def _between(
-    number: int, finest: int, patch: int, size: int, overlap: int, step: int
-) -> list[int]:
+def _between(number: int, finest: int, patch: int, size: int, overlap: int, step: int) -> list[int]:
     """Returns where the tiles begin that lie in one patch and fill what centred tiles leave."""
     low, high = number * patch, (number + 1) * patch
     first, last = number == 0, number == finest - 1

@@ -105,3 +105,13 @@ def test_format_extensions_and_gif(tmp_path, checkpoint, inverter):
         run(photos, "-c", checkpoint, "-o", tmp_path / f"q{quality}", "--quality", quality)
         sizes.append((tmp_path / f"q{quality}/b.jpeg").stat().st_size)
     assert sizes[0] < sizes[1]
+
+
+def test_tiles(tmp_path, checkpoint, capfd):
+    source = saved(tmp_path / "x.png", noise(96, 80, 3))
+    command = [source, "-c", checkpoint, "-o", tmp_path / "o.png", "--tile", 64]
+    assert run(*command, "--overlap", 33) == 2
+    assert "at most half of a tile" in capfd.readouterr().err
+    assert run(*command, "--overlap", 32) == 0
+    tiled = inference.Deblurrer(checkpoint, tile=64, overlap=32)
+    np.testing.assert_array_equal(pixels(tmp_path / "o.png"), tiled(pixels(source)))

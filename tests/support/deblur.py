@@ -35,7 +35,7 @@ def deblurrer_of(function):
     """A class to put in `Deblurrer`'s place."""
 
     class Replaced:
-        def __init__(self, checkpoint, *, stages=None, precision="float32"):
+        def __init__(self, checkpoint, **options):
             self.submit = submitting(function)
 
     return Replaced
