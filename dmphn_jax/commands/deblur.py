@@ -110,6 +110,11 @@ def parser() -> argparse.ArgumentParser:
         help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
         "the whole image's result)",
     )
+    add(
+        "--split-rows",
+        action="store_true",
+        help="split every image by rows over all devices (default: each device its own images)",
+    )
     add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     return result
@@ -151,8 +156,9 @@ def _run(tally: Tally, args: argparse.Namespace) -> None:
     """Deblurs; what was done by an interrupt is reported before it goes on its way."""
     import tqdm
 
+    from dmphn_jax.inference.buckets import MOST
     from dmphn_jax.inference.deblurrer import Deblurrer
-    from dmphn_jax.inference.pipeline import run_jobs
+    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
@@ -162,13 +168,17 @@ def _run(tally: Tally, args: argparse.Namespace) -> None:
         precision=args.precision,
         tile=args.tile,
         overlap=args.overlap,
+        split_rows=args.split_rows,
     )
+    if len(tally.todo) > MOST:  # else not even a size for each is too many
+        deblurrer.compile_for(read_sizes(tally.todo, args.workers))
     results = run_jobs(
         tally.todo,
         deblurrer.submit,
         max_pixels=args.max_pixels,
         quality=args.quality,
         workers=args.workers,
+        submitted=PER_DEVICE * (1 if args.split_rows else len(deblurrer.devices)),
     )
     terminal = sys.stderr.isatty()
     bar = tqdm.tqdm(

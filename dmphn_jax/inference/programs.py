@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.models import ModelConfig, build, convolutions_for
+from dmphn_jax.models.buckets import BucketConvolutions
+from dmphn_jax.models.convolutions import DilatedConvolutions
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 from dmphn_jax.models.pixels import from_network, to_network
@@ -51,6 +54,49 @@ def whole(network: Network) -> Programs:
         return from_network(image, images.dtype), _finite(image)
 
     return Programs(_jit(network, raw), _jit(network, quantised))
+
+
+@functools.cache
+def bucket(network: Network) -> jax.stages.Wrapped:
+    """Returns the program for images that fill the top left of a larger array.
+
+    It takes (params, arrays (B, H, W, 3) uint8 or uint16, the images' (height, width) int32) and
+    returns what `Programs.quantised` does; pixels outside of the images are of no meaning. DMSN
+    has none: its resizing knows no border within an array.
+    """
+    convolutions = convolutions_for(network.platform)
+
+    def quantised(
+        params: dict[str, Any], images: jax.Array, size: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        height, width = images.shape[1:3]
+        filling = BucketConvolutions(convolutions, (height, width), (size[0], size[1]))
+        module = build(network.config, network.precision, convolutions=filling)
+        output: Output = module.apply({"params": params}, to_network(images), stages=network.stages)
+        rows, columns = jnp.arange(height) < size[0], jnp.arange(width) < size[1]
+        image = jnp.where((rows[:, None] & columns)[..., None], output.image, 0)
+        return from_network(image, images.dtype), _finite(image)
+
+    return _jit(network, quantised)
+
+
+@functools.cache
+def by_rows(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns `Programs.quantised` with every array split by rows over the mesh's devices.
+
+    Parameters and images come whole to every device. XLA exchanges the rows that convolutions
+    need of their neighbours. The convolutions are its own, which it knows how to split.
+    """
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    module = build(network.config, network.precision, convolutions=DilatedConvolutions())
+
+    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        split = jax.lax.with_sharding_constraint(to_network(images), rows)
+        output: Output = module.apply({"params": params}, split, stages=network.stages)
+        image = jax.lax.with_sharding_constraint(output.image, rows)
+        return from_network(image, images.dtype), _finite(image)
+
+    return _jit(network, quantised)
 
 
 @functools.cache
