@@ -22,7 +22,7 @@ from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.inference.programs import Network
 
 DISTANCES = (0, 16, 32, 48, 64, 96, 128, 160)
-HEIGHT, WIDTH = 360, 512
+HEIGHT, WIDTH = 352, 512
 
 
 def main() -> None:
