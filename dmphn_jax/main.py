@@ -6,6 +6,7 @@ python -m dmphn_jax.main --config configs/stack4.py [--workdir D] [--config.FIEL
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -15,18 +16,21 @@ from typing import Any, NoReturn
 from dmphn_jax.errors import UserError, nearest, run_command
 from dmphn_jax.training import settings
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # by Ctrl-C: 128 + SIGINT, what shells say of it
+STOPPED = os.EX_TEMPFAIL  # 75: asked to stop by SIGTERM, SIGHUP or a preemption notice
 
 
 def main(argv: list[str]) -> int:
     """Parses flags, starts distributed JAX, trains or evaluates; returns the exit status.
 
-    0 at the end of a run and when SIGTERM ended it (it has saved), 130 after Ctrl-C (likewise).
+    0 at the end of a run. 75 (EX_TEMPFAIL, "try again") if SIGTERM, SIGHUP or a preemption notice
+    ended it early: it has saved, the same command goes on, and launchers start it again. 130 after
+    Ctrl-C, which has saved likewise but means a person: launchers leave it.
     """
     args, overrides = _parse(argv)
     config = settings.read(args.config, overrides)
     settings.check(config)
-    workdir = args.workdir or settings.workdir_of(args.config)
+    workdir = settings.local_folder(args.workdir or settings.workdir_of(args.config))
 
     from dmphn_jax import distributed, runtime
 
@@ -40,16 +44,24 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.training.loop import train
 
     result = train(config, workdir, profile=args.profile)
-    return INTERRUPTED if result.stopped == "SIGINT" else 0
+    if result.stopped is None:
+        return 0
+    return INTERRUPTED if result.stopped == "SIGINT" else STOPPED
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the command's own flags, and those that override the config's fields."""
+    """Returns the command's own flags, and those that override the config's fields.
+
+    The latter go to ml_collections' config_flags as they are (`settings.read`). The former are not
+    absl's: its parser reports a mistake in several lines, and its `--help` lists the flags of
+    every module that has been imported.
+    """
     parser = _Parser(
         prog="python -m dmphn_jax.main",
         description="Trains or evaluates an experiment; a run goes on from its last checkpoint.",
         epilog="Fields of the config are set as --config.batch_size=12, sections as "
-        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all.",
+        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all. Exit status 75: "
+        "asked to stop, saved, to be started again.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -103,22 +115,22 @@ def _steps(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _evaluate(config: Any, workdir: str, argv: list[str]) -> int:
+def _evaluate(config: Any, workdir: Path, argv: list[str]) -> int:
     """Evaluates the run's best checkpoint, or its newest where none was judged."""
     import jax
 
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.training.checkpoints import chosen_checkpoint
-    from dmphn_jax.training.periodic import pairs_of
+    from dmphn_jax.training.prepare import pairs_of
 
     if jax.process_index() != 0:
         return 0
     report = evaluate(
         EvaluationOptions(
             pairs=pairs_of(config),
-            checkpoints=(str(chosen_checkpoint(Path(workdir) / "checkpoints")),),
-            folder=Path(workdir) / "evaluation",
+            checkpoints=(str(chosen_checkpoint(workdir / "checkpoints")),),
+            folder=workdir / "evaluation",
             command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
         )
     )

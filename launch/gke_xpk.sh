@@ -6,7 +6,8 @@
 #       --workdir=/data/runs/stack4 --config.data.data_dir=/data
 #
 # /data stands for a volume that the cluster mounts (`xpk storage attach`). Pods find one another
-# through TPU_WORKER_HOSTNAMES. A preempted pod gets SIGTERM, saves, and is started again.
+# through TPU_WORKER_HOSTNAMES. A preempted pod gets SIGTERM, saves,
+# ends with 75, which is a failure to Kubernetes, and is started again.
 set -euo pipefail
 config=${1:?usage: CLUSTER= TYPE= launch/gke_xpk.sh CONFIG [flags]}
 shift

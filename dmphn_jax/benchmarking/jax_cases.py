@@ -18,7 +18,8 @@ from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, build, convolutions_for
 from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import init_state, make_train_step
+from dmphn_jax.training.state import init_state
+from dmphn_jax.training.step import StepOptions, make_train_step
 
 
 def inference(
@@ -89,7 +90,7 @@ def training(
     )
     tx, schedule = make_optimizer({"schedule": "constant"}, feed.steps_per_epoch)
     module = build(config, precision, convolutions=convolutions_for(device.platform))
-    step = make_train_step(module, tx, schedule, feed, mesh, seed=seed)
+    step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions(seed=seed))
     state = init_state(params, tx, mesh, ema=False)
     program = _Program(step, state, feed.resident, feed.next(1))
     memory = _Memory(device, program.compiled)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,9 @@ def quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        for thread in threading.enumerate():  # of items that fail after the first that did
+            if type(thread).__module__.startswith("orbax."):
+                thread.join()
         logger.removeFilter(_not_of_orbax)
         asyncio.set_event_loop_policy(policy)
 

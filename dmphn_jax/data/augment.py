@@ -16,7 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Int, Key, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Key, Shaped
 
 from dmphn_jax.data.options import RECIPES, check_choice
 from dmphn_jax.errors import UserError
@@ -74,8 +74,8 @@ def saturation(
 
 def augment(
     key: Key[Array, ""],
-    blurry: UInt8[Array, "B H W 3"],
-    sharp: UInt8[Array, "B H W 3"],
+    blurry: Shaped[Array, "B H W 3"],
+    sharp: Shaped[Array, "B H W 3"],
     recipe: str,
 ) -> tuple[Float32[Array, "B H W 3"], Float32[Array, "B H W 3"]]:
     """Augments a batch of pairs; every pair draws its own transform, both sides get the same.
@@ -118,5 +118,5 @@ def augment(
     return apply(blurry), apply(sharp)
 
 
-def _unit(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
+def _unit(images: Shaped[Array, "*shape"]) -> Float32[Array, "*shape"]:
     return images.astype(jnp.float32) / 255

@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: the second half of `checkpoints`, the module that knows orbax.
+"""Checkpoints of a training run: the steps that orbax's manager keeps.
 
 A step folder holds the items `params/` and `model/` of any checkpoint, so it loads as a model:
 the moving average where the run keeps one, else the parameters. Beside them stand `state/`, the
-rest of the training state, and `run/`, one JSON file with the step, the feed's position, the
-configuration, the best score and a digest of `state/`.
+rest of the training state, and `run/`, a JSON record with the step, the feed's position, the
+configuration, the best score, a digest of `state/` and one of itself.
 
 Only process 0 reads and writes; the others need not see the folder.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,17 +24,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from dmphn_jax import checkpoints
+from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.files import why
 from dmphn_jax.models import ModelConfig, parameter_name
-from dmphn_jax.training.step import TrainState
+from dmphn_jax.training import run_record
+from dmphn_jax.training.run_record import DamagedError
+from dmphn_jax.training.state import TrainState
 
-FORMAT = 1
-_RUN_FILE = Path("run") / "metadata"
 _DELETED = ".deleted"
-
-
-class DamagedError(UserError):
-    """A checkpoint that cannot be used and is set aside."""
 
 
 class Resumed(NamedTuple):
@@ -52,6 +49,11 @@ class RunCheckpoints:
     Keeps the newest `keep` checkpoints and the one with the best score. A save is a device copy;
     fetching, hashing and writing happen in a thread while training goes on. A checkpoint appears
     whole or not at all, whenever the process dies.
+
+    Why a thread, and not orbax's asynchronous saving (which, tried with 0.12.8, no longer waits
+    for the other processes): the digests, and the check that the weights are finite, need the
+    whole state on the host before orbax is called. Only the writing would go on beside the loop,
+    which would wait for the device, the copy to the host and the hashing at every save.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class RunCheckpoints:
         """Returns the item `run` of the newest checkpoint whose description reads, else None."""
         for step in self.steps():
             try:
-                return _read_run(self.folder / str(step))
+                return run_record.read(self.folder / str(step))
             except DamagedError as error:
                 self._set_aside(step, error)
         return None
@@ -102,9 +104,7 @@ class RunCheckpoints:
     def steps(self) -> list[int]:
         """Returns the steps that have a folder, newest first."""
         entries = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(
-            (int(p.name) for p in entries if p.is_dir() and p.name.isdigit()), reverse=True
-        )
+        return sorted((int(p.name) for p in entries if _is_step(p) and p.is_dir()), reverse=True)
 
     def save(self, state: TrainState, run: dict[str, Any], score: float | None = None) -> None:
         """Saves asynchronously; waits only for the save before it.
@@ -128,12 +128,9 @@ class RunCheckpoints:
             return
         try:
             pending.result()
-        except OSError as error:
-            reason = error.strerror or one_line(error)
-            raise UserError(f"{self.folder}: a checkpoint cannot be written: {reason}") from None
-        except ValueError as error:  # tensorstore reports a full disk so
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as the latter
             raise UserError(
-                f"{self.folder}: a checkpoint cannot be written: {one_line(error)[:200]}"
+                f"{self.folder}: a checkpoint cannot be written: {why(error)}"
             ) from None
 
     def close(self) -> None:
@@ -165,10 +162,8 @@ class RunCheckpoints:
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(self._keep), best]
                 ),
-                # This class has its own thread: one process writes, and orbax's asynchronous
-                # writer would wait for all of them.
-                enable_async_checkpointing=False,
-                **checkpoints.alone(),
+                enable_async_checkpointing=False,  # in this class's own thread
+                **items.alone(),
             ),
         )
 
@@ -181,41 +176,32 @@ class RunCheckpoints:
         info = {"step": step, "ema": state.ema is not None, "config": run.get("config")}
         if score is not None:
             info["score"] = score
-        run = {**run, "format": FORMAT, "digest": checkpoints.digest(rest)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                model=ocp.args.JsonSave(checkpoints.model_item(params, self.model, info)),
-                state=ocp.args.StandardSave(rest),
-                run=ocp.args.JsonSave(run),
-            ),
-            metrics=None if score is None else {"score": float(score)},
-            force=True,
-        )
+        records = {
+            "model": checkpoints.model_item(params, self.model, info),
+            "run": run_record.sealed(run, checkpoints.digest(rest)),
+        }
+        with items.quiet():
+            saved = self._manager.save(
+                step,
+                args=items.composite({"params": params, "state": rest}, records),
+                metrics=None if score is None else {"score": float(score)},
+                force=True,
+            )
         if not saved:
             raise OSError(None, f"step {step} was not saved")
         self.last_good = self.folder / str(step)
         shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
 
     def _read(self, path: Path, template: TrainState) -> Resumed:
-        run = _read_run(path)
+        run = run_record.read(path)
         try:
             params = jax.device_get(checkpoints.load(path).params)
         except UserError as error:
             raise DamagedError(one_line(error)) from None
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         try:
-            handler = ocp.StandardCheckpointHandler()
-            with ocp.Checkpointer(handler, **checkpoints.alone()) as checkpointer:
-                rest = checkpointer.restore(
-                    path / "state", args=ocp.args.StandardRestore(fallback_sharding=sharding)
-                )
+            rest = jax.device_get(items.read_arrays(path, "state"))
         except Exception as error:  # orbax and tensorstore raise many types for damaged files
-            raise DamagedError(
-                f"{path}: damaged: state/ cannot be read: {one_line(error)[:160]}"
-            ) from None
-        rest = jax.device_get(rest)
+            raise DamagedError(f"{path}: damaged: state/ cannot be read: {why(error)}") from None
         if checkpoints.digest(rest) != run.get("digest"):
             raise DamagedError(f"{path}: damaged: the training state does not match its digest")
         raw = params if template.ema is None else rest.get("params")
@@ -236,8 +222,11 @@ class RunCheckpoints:
         while target.exists():
             number += 1
             target = target.with_name(f"{step}-{number}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / str(step)).rename(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / str(step)).rename(target)
+        except OSError as failure:
+            raise UserError(f"{one_line(error)}; cannot be set aside: {why(failure)}") from None
         self._warn(f"warning: {one_line(error)}; moved to {target}")
 
 
@@ -250,15 +239,19 @@ def chosen_checkpoint(folder: str | Path) -> Path:
     Raises UserError if there is none.
     """
     folder = Path(folder)
-    paths = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    paths = [p for p in folder.iterdir() if _is_step(p)] if folder.is_dir() else []
     for path in sorted(paths, key=lambda p: int(p.name), reverse=True):
         try:
-            best = _read_run(path).get("best")
+            best = run_record.read(path).get("best")
         except DamagedError:
             continue
         kept = folder / str(best["step"]) if best else path
         return kept if kept.is_dir() else path
     raise UserError(f"{folder}: no checkpoint; train first, or name the run's --workdir")
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdigit()
 
 
 @jax.jit
@@ -280,18 +273,3 @@ def _rest(state: TrainState) -> dict[str, Any]:
 
 def _flatten(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    """Returns the checked item `run` of a step folder; raises DamagedError in one line."""
-    try:
-        run = json.loads((path / _RUN_FILE).read_text())
-        if not isinstance(run, dict) or run["step"] != int(path.name):
-            raise ValueError("another step's")
-        if run["format"] > FORMAT:
-            raise UserError(f"{path}: a newer version wrote it; upgrade dmphn_jax")
-    except PermissionError as error:
-        raise UserError(f"{path / _RUN_FILE}: {error.strerror}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{path}: damaged: {_RUN_FILE}: {one_line(error)}") from None
-    return run

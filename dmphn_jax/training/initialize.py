@@ -11,6 +11,11 @@ from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params, zoo
 
+MISSING = {
+    "last": "copies of the last stage",
+    "random": "random weights",
+}
+
 
 def initial_params(
     config: ModelConfig, *, seed: int = 0, init_from: str = "", missing: str = "last"
@@ -26,20 +31,14 @@ def initial_params(
       config: the model to train.
       seed: of random weights.
       init_from: a checkpoint folder, a training run's step folder included; "" for none.
-      missing: "last" or "random": what stages that the checkpoint lacks begin with.
+      missing: of `MISSING`: what stages that the checkpoint lacks begin with.
 
     Raises UserError in one line if the checkpoint cannot be used or is of another unit.
     """
     if not init_from:
         return init_params(config, seed), f"random, seed {seed}"
     params, found, _, _ = checkpoints.load(init_from)
-    for field in dataclasses.fields(ModelConfig):
-        wanted, has = getattr(config, field.name), getattr(found, field.name)
-        if wanted != has and field.name != "stages":
-            raise UserError(
-                f"config.init_from = {init_from}: its model {zoo.name_of(found)} has "
-                f"{field.name} = {has!r}, config.model asks for {wanted!r}"
-            )
+    _refuse_other_unit(config, found, init_from)
     result = {}
     fresh = init_params(config, seed) if found.stages < config.stages else {}
     for stage in range(1, config.stages + 1):
@@ -57,6 +56,22 @@ def initial_params(
         last = f" to {config.stages}" if config.stages > first else ""
         origin += f"; stage {first}{last}: {what}"
     return result, origin
+
+
+def check(config: ModelConfig, init_from: str) -> None:
+    """Raises UserError if the checkpoint is none or of another unit; reads no weights."""
+    found = ModelConfig.from_dict(checkpoints.read_model_item(init_from)["model"])
+    _refuse_other_unit(config, found, init_from)
+
+
+def _refuse_other_unit(config: ModelConfig, found: ModelConfig, init_from: str) -> None:
+    for field in dataclasses.fields(ModelConfig):
+        wanted, has = getattr(config, field.name), getattr(found, field.name)
+        if wanted != has and field.name != "stages":
+            raise UserError(
+                f"config.init_from = {init_from}: its model {zoo.name_of(found)} has "
+                f"{field.name} = {has!r}, config.model asks for {wanted!r}"
+            )
 
 
 def _like(params: Any, template: Any) -> Any:

@@ -1,39 +1,97 @@
-"""The optimiser of a run: Adam or AdamW, its learning rate over time, clipping, accumulation."""
+"""The optimiser of a run: Adam or AdamW, its learning rate over time, clipping, accumulation.
+
+`OPTIMIZERS` and `SCHEDULES` are the registries: checks, messages and docs take the names from
+them. jax and optax are imported when an optimiser is made.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dmphn_jax.errors import UserError, nearest
+from dmphn_jax.training import ranges
 
-# Every field of `config.optimizer` and the paper's value (Sec. 3.5: Adam, 1e-4, times 0.1 every
-# 1000 epochs). A "step" is one batch of the training loop, also while gradients accumulate.
-DEFAULTS: dict[str, Any] = {
-    "name": "adam",  # 'adam', or 'adamw' for decoupled weight decay
-    "learning_rate": 1e-4,  # at its highest
-    "schedule": "step",  # 'step', 'cosine' or 'constant'
-    "decay_factor": 0.1,  # step: what the learning rate is multiplied by ...
-    "decay_epochs": 1000,  # ... every so many epochs (PyTorch's StepLR)
-    "warmup_steps": 0,  # steps over which it rises linearly from 0, for every schedule
-    "final_fraction": 0.0,  # cosine: the learning rate at the last step, as a part of the highest
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "epsilon": 1e-8,
-    "weight_decay": 0.0,  # adamw only; of the kernels, not of the biases
-    "clip_norm": 0.0,  # largest global norm of the gradients; 0: no clipping
-    "accumulate_steps": 1,  # steps whose mean gradient makes one update
-}
-_CHOICES = {"name": ("adam", "adamw"), "schedule": ("step", "cosine", "constant")}
+Schedule = Callable[[Any], Any]  # step -> learning rate
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """The fields of `config.optimizer`; the defaults are the paper's (Sec. 3.5).
+
+    A step is one batch of the training loop, also while gradients accumulate. `ranges.RANGES`
+    says what each number may be.
+
+    Attributes:
+      name: of `OPTIMIZERS`.
+      learning_rate: at its highest.
+      schedule: of `SCHEDULES`.
+      decay_factor: step: what the learning rate is multiplied by ...
+      decay_epochs: ... every so many epochs (PyTorch's StepLR).
+      warmup_steps: steps over which it rises linearly from 0, for every schedule.
+      final_fraction: cosine: the learning rate at the last step, as a part of the highest.
+      beta1, beta2, epsilon: of Adam.
+      weight_decay: adamw only; of the kernels, not of the biases.
+      clip_norm: largest global norm of the gradients; 0: no clipping.
+      accumulate_steps: steps whose mean gradient makes one update.
+
+    Raises:
+      UserError: a value that makes no sense.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-4
+    schedule: str = "step"
+    decay_factor: float = 0.1
+    decay_epochs: int = 1000
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    accumulate_steps: int = 1
+
+    def __post_init__(self) -> None:
+        for field, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, field)
+            if value not in known:
+                raise UserError(
+                    f"config.optimizer.{field} = {value!r} is not known"
+                    f"{nearest(str(value), known)}: one of {', '.join(known)}"
+                )
+        fields = dataclasses.asdict(self)
+        ranges.check({f"optimizer.{name}": value for name, value in fields.items()}, "config.")
+        if self.weight_decay and self.name != "adamw":
+            raise UserError("config.optimizer.weight_decay needs config.optimizer.name = 'adamw'")
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> OptimizerOptions:
+        """Returns the options of a config's section; raises UserError for an unknown field."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in fields:
+            if name not in known:
+                raise UserError(f"no field config.optimizer.{name}{nearest(name, known)}")
+        return cls(**fields)
+
+    def check_length(self, num_steps: int) -> None:
+        """Raises UserError if the schedule cannot be laid out over so many steps."""
+        if self.schedule == "cosine" and num_steps <= self.warmup_steps:
+            raise UserError(
+                f"config.optimizer.warmup_steps = {self.warmup_steps} leaves nothing of "
+                f"num_steps = {num_steps}"
+            )
 
 
 def make_optimizer(
     config: Mapping[str, Any], steps_per_epoch: int, num_steps: int | None = None
-) -> tuple[Any, Callable[[Any], Any]]:
+) -> tuple[Any, Schedule]:
     """Returns `(tx, schedule)` for a training loop that calls `tx.update` once per step.
 
     Args:
-        config: fields of `DEFAULTS`, which stand in for those not given.
+        config: fields of `OptimizerOptions`, whose defaults stand in for those not given.
         steps_per_epoch: batches per pass over the training pairs.
         num_steps: length of the run in steps; only the cosine schedule needs it.
 
@@ -47,18 +105,14 @@ def make_optimizer(
     """
     import optax
 
-    fields = _checked(config)
-    schedule = make_schedule(fields, steps_per_epoch, num_steps)
-    every = fields["accumulate_steps"]
+    options = OptimizerOptions.of(config)
+    schedule = make_schedule(config, steps_per_epoch, num_steps)
+    every = options.accumulate_steps
     # Inside MultiSteps optax counts updates, each at the last step of its group.
     rate = schedule if every == 1 else lambda update: schedule((update + 1) * every - 1)
-    adam = {"b1": fields["beta1"], "b2": fields["beta2"], "eps": fields["epsilon"]}
-    if fields["name"] == "adam":
-        tx = optax.adam(rate, **adam)
-    else:
-        tx = optax.adamw(rate, **adam, weight_decay=fields["weight_decay"], mask=_is_kernel)
-    if fields["clip_norm"] > 0:
-        tx = optax.chain(optax.clip_by_global_norm(fields["clip_norm"]), tx)
+    tx = OPTIMIZERS[options.name](rate, options)
+    if options.clip_norm > 0:
+        tx = optax.chain(optax.clip_by_global_norm(options.clip_norm), tx)
     if every > 1:
         tx = optax.MultiSteps(tx, every).gradient_transformation()
     return tx, schedule
@@ -66,71 +120,85 @@ def make_optimizer(
 
 def make_schedule(
     config: Mapping[str, Any], steps_per_epoch: int, num_steps: int | None = None
-) -> Callable[[Any], Any]:
+) -> Schedule:
     """Returns the learning rate as a function of the step, counted from 0; see make_optimizer."""
     import jax.numpy as jnp
 
-    fields = _checked(config)
-    peak, warmup = fields["learning_rate"], fields["warmup_steps"]
-    if fields["schedule"] == "step":
-        period = max(1, steps_per_epoch) * fields["decay_epochs"]
-
-        def decay(step: Any) -> Any:
-            return jnp.float32(fields["decay_factor"]) ** (step // period)
-
-    elif fields["schedule"] == "cosine":
-        if num_steps is None:
-            raise UserError("optimizer.schedule = 'cosine' needs the length of the run: num_steps")
-        if num_steps <= warmup:
-            raise UserError(
-                f"optimizer.warmup_steps = {warmup} leaves nothing of num_steps = {num_steps}"
-            )
-        final = fields["final_fraction"]
-
-        def decay(step: Any) -> Any:
-            # The last step of the run, num_steps - 1, is at the end of the half wave.
-            part = jnp.clip((step - warmup) / max(1, num_steps - 1 - warmup), 0.0, 1.0)
-            return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * part))
-
-    else:
-
-        def decay(step: Any) -> Any:
-            return jnp.ones_like(step, jnp.float32)
-
-    def schedule(step: Any) -> Any:
-        step = jnp.asarray(step)
-        # (step + 1): the first step of a warm-up already learns.
-        rise = jnp.minimum(1.0, (step + 1) / (warmup + 1))
-        return jnp.asarray(peak * rise * decay(step), jnp.float32)
-
-    return schedule
+    options = OptimizerOptions.of(config)
+    if num_steps is not None:
+        options.check_length(num_steps)
+    rate = SCHEDULES[options.schedule](options, max(1, steps_per_epoch), num_steps)
+    return lambda step: jnp.asarray(rate(jnp.asarray(step)), jnp.float32)
 
 
-def _is_kernel(params: Any) -> Any:
+def _step(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | None) -> Schedule:
+    import optax
+
+    period = float(steps_per_epoch * options.decay_epochs)  # a float: it may pass int32
+    decay = optax.exponential_decay(
+        options.learning_rate, period, options.decay_factor, staircase=True
+    )
+    if not options.warmup_steps:
+        return decay
+    rise = _warm_up(1.0, options.warmup_steps)
+    return lambda step: rise(step) * decay(step)
+
+
+def _cosine(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | None) -> Schedule:
+    import optax
+
+    if num_steps is None:
+        raise UserError(
+            "config.optimizer.schedule = 'cosine' needs the length of the run: num_steps"
+        )
+    peak, warmup = options.learning_rate, options.warmup_steps
+    return optax.warmup_cosine_decay_schedule(
+        peak / (warmup + 1),
+        peak,
+        warmup,
+        # The last step of the run, num_steps - 1, is at the end of the half wave.
+        max(num_steps - 1, warmup + 1),
+        options.final_fraction * peak,
+    )
+
+
+def _constant(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | None) -> Schedule:
+    return _warm_up(options.learning_rate, options.warmup_steps)
+
+
+def _warm_up(peak: float, steps: int) -> Schedule:
+    """Returns a linear rise whose first step already learns: peak (step + 1) / (steps + 1)."""
+    import optax
+
+    return optax.linear_schedule(peak / (steps + 1), peak, steps)
+
+
+def _adam(rate: Schedule, options: OptimizerOptions) -> Any:
+    import optax
+
+    return optax.adam(rate, b1=options.beta1, b2=options.beta2, eps=options.epsilon)
+
+
+def _adamw(rate: Schedule, options: OptimizerOptions) -> Any:
     import jax
+    import optax
 
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return optax.adamw(
+        rate,
+        b1=options.beta1,
+        b2=options.beta2,
+        eps=options.epsilon,
+        weight_decay=options.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),  # the kernels
+    )
 
 
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `DEFAULTS` with `config` over it; raises UserError for what makes no sense."""
-    given = dict(config)
-    for field in given:
-        if field not in DEFAULTS:
-            raise UserError(f"no field optimizer.{field}{nearest(field, DEFAULTS)}")
-    fields = {**DEFAULTS, **given}
-    for field, choices in _CHOICES.items():
-        value = fields[field]
-        if value not in choices:
-            raise UserError(
-                f"optimizer.{field} = {value!r} is not known{nearest(str(value), choices)}: "
-                f"one of {', '.join(choices)}"
-            )
-    lowest = {"learning_rate": 0, "warmup_steps": 0, "clip_norm": 0, "weight_decay": 0}
-    lowest |= {"decay_epochs": 1, "accumulate_steps": 1}
-    for field, least in lowest.items():
-        if fields[field] < least:
-            raise UserError(f"optimizer.{field} = {fields[field]} must be at least {least}")
-    if fields["weight_decay"] and fields["name"] == "adam":
-        raise UserError("optimizer.weight_decay needs optimizer.name = 'adamw'")
-    return fields
+OPTIMIZERS: dict[str, Callable[[Schedule, OptimizerOptions], Any]] = {
+    "adam": _adam,
+    "adamw": _adamw,  # decoupled weight decay
+}
+SCHEDULES: dict[str, Callable[[OptimizerOptions, int, int | None], Schedule]] = {
+    "step": _step,
+    "cosine": _cosine,
+    "constant": _constant,
+}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.evaluation.methods import Blurry
 from dmphn_jax.evaluation.scores import ImageScores
@@ -15,44 +15,54 @@ from dmphn_jax.evaluation.scoring import score_pairs
 from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig
+from dmphn_jax.training import summary
 from dmphn_jax.training.run_log import RunLog
 
 
-def pairs_of(config: Any) -> PairSelection:
-    """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
-    source, count = config.eval.source or config.data.source, config.eval.count
-    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
-    return PairSelection(source, options=options, limit=count or None)
-
-
 class PeriodicEvaluation:
-    """Scores the weights of a run on the chosen pairs of a source; in process 0 only."""
+    """Scores the weights of a run on the chosen pairs of a source; in process 0 only.
+
+    Attributes:
+      indices: of the pairs.
+      scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's.
+    """
 
     def __init__(
-        self, source: PairSource, pairs: PairSelection, config: ModelConfig, *, pictures: int
-    ):
+        self,
+        source: PairSource,
+        pairs: PairSelection,
+        model: ModelConfig,
+        *,
+        pictures: int,
+        log: RunLog,
+    ) -> None:
         """Chooses the pairs.
 
         Args:
           source: test pairs.
           pairs: those of them to score.
-          config: the model.
+          model: what is trained.
           pictures: of them shown as blurry, output, sharp.
+          log: gets the scores, the pictures and a line.
         """
         self._source = source
-        self._config = config
+        self._model = model
+        self._log = log
         self.indices = pairs.indices(source.names)
         self._pictures = self.indices[:pictures]
         self._blurry: float | None = None
+        self.scores: dict[str, float] = {}
 
-    def __call__(self, params: Any, step: int, log: RunLog) -> dict[str, float]:
-        """Returns the mean scores of `params` as `eval_<metric>`; writes pictures to the log.
+    def __call__(
+        self, params: Any, step: int, best: dict[str, Any] | None
+    ) -> tuple[float, dict[str, Any]]:
+        """Scores `params`, on the devices they are on; returns the PSNR and the new best.
 
-        The input's own PSNR, `eval_psnr_blurry`, stands beside them.
+        `best` is {"score", "step"} of the best evaluation so far, None if this is the first.
         """
-        # Copies: on a CPU a view of the state would change with the next step.
-        params = jax.tree.map(np.array, jax.device_get(params))
-        deblurrer = Deblurrer(params=params, config=self._config)
+        # Copies on the device: the state itself is given to the next step.
+        params = _copy(jax.tree.map(lambda x: x.addressable_data(0), params))
+        deblurrer = Deblurrer(params=params, config=self._model)
         if self._blurry is None:
             blurry = score_pairs(Blurry(), self._source, indices=self.indices)
             self._blurry = blurry.mean["psnr"]
@@ -60,10 +70,25 @@ class PeriodicEvaluation:
         def show(image: ImageScores, output: np.ndarray) -> None:
             if image.index in self._pictures:
                 pair = self._source[image.index]
-                log.triptych(step, pair.name, (pair.blurry, output, pair.sharp))
+                self._log.triptych(step, pair.name, (pair.blurry, output, pair.sharp))
 
         result = score_pairs(
-            deblurrer, self._source, indices=self.indices, on_image=show, on_failure=log.say
+            deblurrer,
+            self._source,
+            indices=self.indices,
+            on_image=show,
+            on_failure=self._log.say,
         )
-        scores = {f"eval_{name}": value for name, value in result.mean.items()}
-        return {**scores, "eval_psnr_blurry": self._blurry}
+        self.scores = {f"eval_{name}": value for name, value in result.mean.items()}
+        self.scores["eval_psnr_blurry"] = self._blurry
+        self._log.scalars(step, self.scores)
+        self._log.say(summary.evaluation(step, self.scores, best))
+        score = self.scores["eval_psnr"]
+        if best is None or score > best["score"]:
+            best = {"score": score, "step": step}
+        return score, best
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)

@@ -14,7 +14,7 @@ from dmphn_jax import distributed
 from dmphn_jax.errors import UserError
 from dmphn_jax.training import settings
 from dmphn_jax.training.checkpoints import Resumed, RunCheckpoints
-from dmphn_jax.training.step import TrainState
+from dmphn_jax.training.state import TrainState
 
 
 def newest(
@@ -29,8 +29,14 @@ def newest(
       template: shapes and dtypes of the state.
       mesh: of all devices.
     """
-    resumed: Resumed | None = store.latest(template) if store else None
-    run = distributed.broadcast(resumed.run if resumed else {"step": 0, "best": None})
+    resumed: Resumed | None = None
+
+    def read() -> dict[str, Any]:
+        nonlocal resumed
+        resumed = store.latest(template) if store else None
+        return resumed.run if resumed else {"step": 0, "best": None}
+
+    run = distributed.from_first(read)
     if not run["step"]:
         return None, run
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)

@@ -1,7 +1,12 @@
-"""What a person sees of a run: lines on the terminal, `metrics.csv`, TensorBoard files."""
+"""What a person sees of a run: lines on the terminal, `metrics.csv`, TensorBoard files.
+
+clu has both, as `metric_writers` and `periodic_actions`; their modules import TensorFlow, which
+this project does without (1.3 GB, 10 s at every start). tensorboardX writes the same event files.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -14,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dmphn_jax.errors import UserError
+from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.files import write_atomically
 
 # Columns of metrics.csv after `step`; each stage's PSNR follows for a stack.
 COLUMNS = (
@@ -58,19 +64,17 @@ class RunLog:
         self._shown = 0
         if not on:
             return
-        from tensorboardX import SummaryWriter
+        from dmphn_jax.training.events import EventFile
 
-        folder = Path(workdir)
+        self._folder = folder = Path(workdir)
         per_stage = [f"psnr_stage_{s}" for s in range(1, stages + 1)] if stages > 1 else []
         self._columns = ["step", *COLUMNS, *per_stage]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._csv = _reopen_csv(folder / "metrics.csv", self._columns, resumed)
+            self._events = EventFile(folder / "tensorboard", resumed=resumed)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-        self._events = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=resumed + 1 if resumed else None
-        )
+            raise _unwritable(folder, error) from None
 
     def say(self, text: str) -> None:
         """Prints a line (several for several) to stdout, above the progress line."""
@@ -97,26 +101,43 @@ class RunLog:
         row = {"step": step, **{name: f"{value:.8g}" for name, value in values.items()}}
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
-        self._csv.write(text.getvalue())
-        self._csv.flush()
-        for name, value in values.items():
-            group = "eval/" + name[5:] if name.startswith("eval_") else f"train/{name}"
-            self._events.add_scalar(_GROUPS.get(name, group), value, step)
+        try:
+            self._csv.write(text.getvalue())
+            self._csv.flush()
+            for name, value in values.items():
+                group = "eval/" + name[5:] if name.startswith("eval_") else f"train/{name}"
+                self._events.scalar(_GROUPS.get(name, group), value, step)
+            self._events.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from None
 
     def triptych(self, step: int, name: str, images: Sequence[np.ndarray]) -> None:
         """Writes blurry, output and sharp, uint8 (H, W, 3) each, side by side to TensorBoard."""
         if self.on:
             gap = np.full((images[0].shape[0], 4, 3), 255, np.uint8)
             strip = [part for image in images for part in (image, gap)][:-1]
-            strip = np.concatenate(strip, axis=1)
-            self._events.add_image(f"blurry_output_sharp/{name}", strip, step, dataformats="HWC")
+            try:
+                self._events.image(f"blurry_output_sharp/{name}", np.concatenate(strip, 1), step)
+            except OSError as error:
+                raise _unwritable(self._folder, error) from None
+
+    def file(self, name: str, text: str) -> None:
+        """Writes a text file of the work folder."""
+        if self.on:
+            try:
+                write_atomically(self._folder / name, text.encode())
+            except OSError as error:
+                raise _unwritable(self._folder / name, error) from None
 
     def close(self) -> None:
         """Ends the progress line and closes the files."""
         if self.on:
             self._clear()
-            self._csv.close()
-            self._events.close()
+            # What cannot be written any more has been said by the write before.
+            with contextlib.suppress(OSError):
+                self._csv.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
 
     def _clear(self) -> None:
         if self._shown:
@@ -182,6 +203,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes % 60:02d} min"
     return f"{minutes} min" if minutes >= 5 else f"{seconds} s"
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written: {error.strerror or one_line(error)}")
 
 
 def _reopen_csv(path: Path, columns: Sequence[str], resumed: int) -> Any:

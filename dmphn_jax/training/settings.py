@@ -5,41 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
 from dmphn_jax.errors import UserError, nearest, one_line
 from dmphn_jax.models import ModelConfig, zoo
-from dmphn_jax.training import experiments
+from dmphn_jax.training import experiments, ranges
+from dmphn_jax.training.optimizer import OPTIMIZERS, SCHEDULES, OptimizerOptions
 
-CHOICES = {
-    "compute_dtype": ("float32", "bfloat16"),
-    "init_missing": ("last", "random"),
-    "augment": ("none", "stack", "modern"),
-    "loss.name": ("mse", "charbonnier", "l1", "l1_fft"),
-    "data.feed": ("auto", "host", "resident"),
-    "optimizer.name": ("adam", "adamw"),
-    "optimizer.schedule": ("step", "cosine", "constant"),
-}
-_LEAST = {
-    "model.width": 1,
-    "crop_size": 1,
-    "batch_size": 1,
-    "num_epochs": 1,
-    "num_steps": 0,
-    "steps_per_dispatch": 1,
-    "checkpoint_every": 1,
-    "keep_checkpoints": 1,
-    "log_every": 1,
-    "eval.every": 0,
-    "eval.count": 0,
-    "eval.pictures": 0,
-    "data.count": 1,
-    "data.motion": 0,
-    "data.threads": 0,
-    "data.prefetch": 0,
-}
+COMPUTE_DTYPES = ("float32", "bfloat16")  # of training; float16 would need loss scaling
 # What may differ between the parts of a run without changing what it computes. Where the length
 # of the run shapes the learning rate (cosine), num_steps and num_epochs may not.
 _FREE = (
@@ -95,20 +71,37 @@ def read(path: str, overrides: list[str]) -> Any:
     return config
 
 
+def choices() -> dict[str, Collection[str]]:
+    """Returns the fields that take one of a few names, and the names: those of the registries."""
+    from dmphn_jax.training.initialize import MISSING
+    from dmphn_jax.training.losses import LOSSES
+
+    return {
+        "compute_dtype": COMPUTE_DTYPES,
+        "init_missing": MISSING,
+        "augment": RECIPES,
+        "loss.name": LOSSES,
+        "data.feed": FEEDS,
+        "optimizer.name": OPTIMIZERS,
+        "optimizer.schedule": SCHEDULES,
+    }
+
+
 def check(config: Any) -> None:
-    """Raises UserError naming the first field whose value no run can have."""
+    """Raises UserError naming the first field that is none, or whose value no run can have."""
     fields = flat(config)
-    for name, choices in CHOICES.items():
-        if fields[name] not in choices:
-            hint = nearest(str(fields[name]), choices)
+    _check_names(set(fields))
+    OptimizerOptions.of(config.optimizer)
+    for name, known in choices().items():
+        if fields[name] not in known:
+            hint = nearest(str(fields[name]), known)
             raise UserError(
-                f"config.{name} = {fields[name]!r} is not known{hint}: one of {', '.join(choices)}"
+                f"config.{name} = {fields[name]!r} is not known{hint}: one of {', '.join(known)}"
             )
-    for name, least in _LEAST.items():
-        if fields[name] < least:
-            raise UserError(f"config.{name} = {fields[name]} must be at least {least}")
-    if not 0 <= config.ema_decay < 1:
-        raise UserError(f"config.ema_decay = {config.ema_decay} must be in [0, 1)")
+    ranges.check(fields, "config.")
+    if config.num_steps:
+        OptimizerOptions.of(config.optimizer).check_length(config.num_steps)
+    _check_sources(config)
     model = model_of(config)
     for unit in model.multiple:
         if config.crop_size % unit:
@@ -116,6 +109,34 @@ def check(config: Any) -> None:
                 f"config.crop_size = {config.crop_size} must be a multiple of {unit} for "
                 f"config.model.name = {config.model.name!r}"
             )
+
+
+def _check_sources(config: Any) -> None:
+    """Raises UserError for a source that is neither a name nor there, or scenes below a crop."""
+    data = config.data
+    try:
+        options = SourceOptions.of(data, seed=config.seed)
+    except UserError as error:
+        raise UserError(f"config.data: {error}") from None
+    for field, source in (("data.source", data.source), ("eval.source", config.eval.source)):
+        if source and source not in SOURCES and not Path(source).expanduser().exists():
+            raise UserError(
+                f"config.{field} = {source!r}: no such folder, nor one of {', '.join(SOURCES)}"
+                f"{nearest(source, SOURCES)}"
+            )
+    if data.source == "synthetic" and min(options.size) < config.crop_size:
+        raise UserError(
+            f"config.data.size = {tuple(options.size)} is smaller than config.crop_size = "
+            f"{config.crop_size}"
+        )
+
+
+def _check_names(found: set[str]) -> None:
+    known = names(_base())
+    for name in sorted(found - known):
+        raise UserError(f"config.{name}: no such field{nearest(name, known)}")
+    for name in sorted(known - found):
+        raise UserError(f"config.{name} is missing; begin with the fields of configs/base.py")
 
 
 def model_of(config: Any) -> ModelConfig:
@@ -131,10 +152,9 @@ def model_of(config: Any) -> ModelConfig:
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """Returns the fields as `section.field` -> plain JSON value."""
-    items = config.to_dict() if hasattr(config, "to_dict") else config
+    """Returns the fields of a ConfigDict or its dict: `section.field` -> plain JSON value."""
     result = {}
-    for name, value in items.items():
+    for name, value in (config if isinstance(config, Mapping) else config.to_dict()).items():
         if isinstance(value, Mapping):
             result |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
         else:
@@ -168,6 +188,20 @@ def workdir_of(path: str) -> str:
     file, _, argument = path.partition(":")
     stem = Path(file).stem
     return str(Path("runs") / (f"{stem}-{argument}" if argument else stem))
+
+
+def local_folder(workdir: str | os.PathLike[str]) -> Path:
+    """Returns a work folder's path; raises UserError for an address such as `gs://bucket/run`.
+
+    A run appends to its files and locks its folder; object stores do neither.
+    """
+    text = os.fspath(workdir)
+    if "://" in text:
+        raise UserError(
+            f"--workdir {text}: a run needs a folder of a file system; mount the bucket (gcsfuse) "
+            "and name the folder, or name a disk that outlives the machine"
+        )
+    return Path(text)
 
 
 def _find(path: str) -> str:

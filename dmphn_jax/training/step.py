@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.data.augment import augment
-from dmphn_jax.data.base import Feed
 from dmphn_jax.errors import UserError
 from dmphn_jax.runtime import compiler_options
 from dmphn_jax.training.losses import training_loss
+from dmphn_jax.training.state import TrainState
 
 _STEP_STREAM = 1  # folded into the seed; the initial weights take the seed itself
-
-
-@struct.dataclass
-class TrainState:
-    """Everything an update changes; the same on every device.
-
-    Attributes:
-      step: steps taken, int32.
-      params: float32 parameter tree.
-      ema: moving average of `params`; None where the run keeps none.
-      opt_state: of the optax transformation.
-    """
-
-    step: jax.Array
-    params: Any
-    ema: Any
-    opt_state: Any
-
-    @property
-    def deployed(self) -> Any:
-        """The parameters that are evaluated and used: the moving average where there is one."""
-        return self.params if self.ema is None else self.ema
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
@@ -52,33 +30,46 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def make_state(params: Any, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """Returns the state before step 1; pure, and its arrays are copies of `params`."""
-    copy = jax.tree.map(jnp.copy, params)
-    average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.int32(0), copy, average, tx.init(params))
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What a training step does beside the network and the optimiser.
 
+    Attributes:
+      seed: of augmentation.
+      recipe: of `data.augment`.
+      loss: of `losses.LOSSES`.
+      levels: supervise every level's image; see `losses.training_loss`.
+      ema_decay: of the moving average `state.ema`; see `ema_rate`.
+      accumulate_steps: steps per update of the optimiser; the average follows updates.
+    """
 
-def init_state(params: Any, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool):
-    """Returns `make_state`'s, replicated over the mesh; a step that takes it leaves `params` be."""
-    params = jax.device_get(params)  # a host copy: donation would reach through a device one
-    replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda p: make_state(p, tx, ema=ema), out_shardings=replicated)(params)
+    seed: int = 0
+    recipe: str = "none"
+    loss: str = "mse"
+    levels: bool = False
+    ema_decay: float = 0.0
+    accumulate_steps: int = 1
+
+    @classmethod
+    def of(cls, config: Any) -> StepOptions:
+        """Returns the options of a run's config."""
+        return cls(
+            seed=config.seed,
+            recipe=config.augment,
+            loss=config.loss.name,
+            levels=config.loss.levels,
+            ema_decay=config.ema_decay,
+            accumulate_steps=config.optimizer.accumulate_steps,
+        )
 
 
 def make_train_step(
     module: Any,
     tx: optax.GradientTransformation,
     schedule: Callable[[Any], Any],
-    feed: Feed,
+    crops: Callable[[Any, Any], tuple[Any, Any]],
     mesh: Mesh,
-    *,
-    seed: int = 0,
-    recipe: str = "none",
-    loss: str = "mse",
-    levels: bool = False,
-    ema_decay: float = 0.0,
-    accumulate_steps: int = 1,
+    options: StepOptions = StepOptions(),
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, feed.resident, feed.next(n)) -> (state, metrics)`, n steps in one call.
 
@@ -90,54 +81,23 @@ def make_train_step(
     Args:
       module: of `models.build`.
       tx, schedule: of `optimizer.make_optimizer`.
-      feed: cuts crops inside the step.
+      crops: the feed's, (resident, batch) -> (blurry, sharp); traced inside the step.
       mesh: with the one axis `data`.
-      seed: of augmentation.
-      recipe: of `data.augment`.
-      loss, levels: of `losses.training_loss`.
-      ema_decay: of the moving average `state.ema`; see `ema_rate`.
-      accumulate_steps: steps per update of the optimiser; the average follows updates.
+      options: the rest.
     """
     batched = NamedSharding(mesh, PartitionSpec("data"))
-    replicated = NamedSharding(mesh, PartitionSpec())
-
-    def local(params: Any, blurry: jax.Array, sharp: jax.Array) -> tuple[Any, Any]:
-        """Mean gradient and metrics over all devices, from each device's share of the batch."""
-
-        def objective(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            output = module.apply({"params": params}, blurry)
-            value = training_loss(output, sharp, loss=loss, levels=levels)
-            metrics = {"loss": value, "psnr": _psnr(output.image, sharp)}
-            metrics["psnr_blurry"] = _psnr(blurry, sharp)
-            if len(output.stages) > 1:
-                for stage, image in enumerate(output.stages, 1):
-                    metrics[f"psnr_stage_{stage}"] = _psnr(image, sharp)
-            return value, metrics
-
-        gradient, metrics = jax.grad(objective, has_aux=True)(params)
-        return jax.lax.pmean((gradient, metrics), "data")
-
-    data, same = PartitionSpec("data"), PartitionSpec()
-    shared = jax.shard_map(
-        local, mesh=mesh, in_specs=(same, data, data), out_specs=same, check_vma=False
-    )
+    gradient_of = _gradient_function(module, mesh, options)
 
     def one(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, Any]:
-        key = jax.random.fold_in(jax.random.key(seed), _STEP_STREAM)
+        key = jax.random.fold_in(jax.random.key(options.seed), _STEP_STREAM)
         key = jax.random.fold_in(key, state.step)
-        images = feed.crops(resident, batch)
-        images = jax.lax.with_sharding_constraint(images, batched)
-        blurry, sharp = augment(key, *images, recipe)
-        images = (blurry - 0.5, sharp - 0.5)
-        images = jax.lax.with_sharding_constraint(images, batched)
-        gradient, metrics = shared(state.params, *images)
+        images = jax.lax.with_sharding_constraint(crops(resident, batch), batched)
+        blurry, sharp = augment(key, *images, options.recipe)
+        images = jax.lax.with_sharding_constraint((blurry - 0.5, sharp - 0.5), batched)
+        gradient, metrics = gradient_of(state.params, *images)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = state.ema
-        if average is not None:
-            rate = ema_rate(ema_decay, state.step // accumulate_steps)
-            rate = jnp.where((state.step + 1) % accumulate_steps == 0, rate, 1.0)
-            average = jax.tree.map(lambda a, p: rate * a + (1 - rate) * p, average, params)
+        average = _averaged(state, params, options)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.float32(schedule(state.step))
         metrics = jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
@@ -156,6 +116,7 @@ def make_train_step(
             metrics.append(values)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
+    replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         many,
         donate_argnums=0,
@@ -170,6 +131,43 @@ def ema_rate(decay: float, update: Any) -> jax.Array:
     It rises as (1 + u) / (10 + u) to `decay`, so that a young average forgets the initial weights.
     """
     return jnp.minimum(decay, (1.0 + update) / (10.0 + update))
+
+
+def _gradient_function(module: Any, mesh: Mesh, options: StepOptions) -> Callable[..., Any]:
+    """Returns (params, blurry, sharp) -> (gradient, metrics), means over the whole batch.
+
+    Each device takes its share of the batch; images are in [-0.5, 0.5].
+    """
+
+    def local(params: Any, blurry: jax.Array, sharp: jax.Array) -> tuple[Any, Any]:
+        def objective(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            output = module.apply({"params": params}, blurry)
+            value = training_loss(output, sharp, loss=options.loss, levels=options.levels)
+            metrics = {"loss": value, "psnr": _psnr(output.image, sharp)}
+            metrics["psnr_blurry"] = _psnr(blurry, sharp)
+            if len(output.stages) > 1:
+                for stage, image in enumerate(output.stages, 1):
+                    metrics[f"psnr_stage_{stage}"] = _psnr(image, sharp)
+            return value, metrics
+
+        gradient, metrics = jax.grad(objective, has_aux=True)(params)
+        return jax.lax.pmean((gradient, metrics), "data")
+
+    data, same = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(same, data, data), out_specs=same, check_vma=False
+    )
+
+
+def _averaged(state: TrainState, params: Any, options: StepOptions) -> Any:
+    """Returns the moving average after the step that made `params`; None where none is kept."""
+    if state.ema is None:
+        return None
+    every = options.accumulate_steps
+    share = 1 - ema_rate(options.ema_decay, state.step // every)
+    # Between the updates of the optimiser the average waits.
+    share = jnp.where((state.step + 1) % every == 0, share, 0.0)
+    return optax.incremental_update(params, state.ema, share)
 
 
 def _psnr(image: jax.Array, sharp: jax.Array) -> jax.Array:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from dmphn_jax.data.base import Feed
-from dmphn_jax.models import ModelConfig, multiply_adds, parameter_count, parameter_name, zoo
+from dmphn_jax.models import multiply_adds, parameter_count, parameter_name, zoo
+
+if TYPE_CHECKING:
+    from dmphn_jax.training.prepare import Prepared
 
 
 @dataclasses.dataclass
@@ -21,17 +23,16 @@ class _Row:
     size: int
 
 
-def start(
-    config: Any,
-    model: ModelConfig,
-    params: Any,
-    feed: Feed,
-    mesh: Mesh,
-    origin: str,
-    step: int,
-    num_steps: int,
-) -> str:
-    """Returns the lines a run begins with: devices, model table, data, steps, cost."""
+def start(run: Prepared, params: Any, origin: str, step: int) -> str:
+    """Returns the lines a run begins with: devices, model table, data, steps, cost.
+
+    Args:
+      run: what begins.
+      params: its parameters.
+      origin: where they come from.
+      step: steps already taken.
+    """
+    config, model, feed = run.config, run.model, run.feed
     crop, batch = config.crop_size, config.batch_size
     cost = multiply_adds(model, crop, crop)
     entry = zoo.paper_entry(model)
@@ -43,15 +44,15 @@ def start(
     schedule = config.optimizer.schedule
     return "\n".join(
         [
-            f"devices    {_devices(mesh)}",
+            f"devices    {_devices(run.mesh)}",
             table(params),
             f"model      {zoo.name_of(model)} ({title}), {parameter_count(model):,} parameters, "
             f"{config.compute_dtype}; weights: {origin}",
             f"data       {config.data.source}: {feed.steps_per_epoch:,} batches of {batch} per "
             f"epoch, {type(feed).__name__}, crops of {crop} x {crop}, augmentation "
             f"{config.augment!r}",
-            f"training   steps {step:,} to {num_steps:,} "
-            f"({num_steps / feed.steps_per_epoch:,.1f} epochs), {config.loss.name}, "
+            f"training   steps {step:,} to {run.num_steps:,} "
+            f"({run.num_steps / feed.steps_per_epoch:,.1f} epochs), {config.loss.name}, "
             f"{config.optimizer.name} at {config.optimizer.learning_rate:g}, {schedule} schedule",
             # A backward pass costs two forward ones.
             f"cost       {cost / 1e9:,.2f} GMAC per crop forward, about "
@@ -85,7 +86,8 @@ def end(
     """Returns the lines a run ends with."""
     where = f"checkpoint {checkpoint}" if checkpoint else "no checkpoint"
     if stopped:
-        return f"{stopped} at step {step:,}: saved, {where}; the same command goes on from there"
+        saved = "saved, " if step else ""
+        return f"{stopped} at step {step:,}: {saved}{where}; the same command goes on from there"
     text = f"done: step {step:,} of {num_steps:,}; {where}"
     if best:
         text += f"; best {best['score']:.2f} dB at step {best['step']:,}"

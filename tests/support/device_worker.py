@@ -13,7 +13,8 @@ from dmphn_jax.models import build, init_params
 from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import settings
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import init_state, make_train_step
+from dmphn_jax.training.state import init_state
+from dmphn_jax.training.step import StepOptions, make_train_step
 from tests.support.training import ArrayFeed, tiny_config
 
 
@@ -25,9 +26,8 @@ def main(output: str) -> None:
     for count in (1, 8):
         mesh = data_mesh(jax.devices()[:count])
         feed = ArrayFeed(config, mesh)
-        step = make_train_step(
-            build(model), tx, schedule, feed, mesh, recipe="stack", ema_decay=0.5
-        )
+        options = StepOptions(recipe="stack", ema_decay=0.5)
+        step = make_train_step(build(model), tx, schedule, feed.crops, mesh, options)
         state = init_state(init_params(model), tx, mesh, ema=True)
         if count == 8:
             step = step.lower(state, None, feed.next(1)).compile()

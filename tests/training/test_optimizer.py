@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.training.optimizer import DEFAULTS, make_optimizer, make_schedule
+from dmphn_jax.training.optimizer import OptimizerOptions, make_optimizer, make_schedule
 
 
 def step_lr(step, steps_per_epoch, base=1e-4, step_size=1000, gamma=0.1):
@@ -44,6 +44,28 @@ def test_cosine_with_warm_up():
     assert rate[110] == pytest.approx(2e-6, rel=1e-4)
     assert rate[119] == rate[110]
     assert all(a > b for a, b in itertools.pairwise(rate[10:111]))
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+@pytest.mark.parametrize("name", ["step", "cosine", "constant"])
+def test_optax_gives_what_the_formulas_say(name, warmup):
+    """The rate at step s: a rise (s + 1) / (warmup + 1), times what is left of the highest."""
+    config = {"schedule": name, "warmup_steps": warmup, "decay_epochs": 7, "final_fraction": 0.1}
+    steps = np.arange(200)
+    left = {
+        "step": 0.1 ** (steps // (5 * 7)),
+        "cosine": 0.1
+        + 0.9 * (1 + np.cos(np.pi * np.clip((steps - warmup) / (149 - warmup), 0, 1))) / 2,
+        "constant": np.ones(200),
+    }[name]
+    want = 1e-4 * np.minimum(1, (steps + 1) / (warmup + 1)) * left
+    rate = jax.vmap(make_schedule(config, 5, 150))(jnp.asarray(steps))
+    np.testing.assert_allclose(rate, want, rtol=2e-5)
+
+
+def test_a_period_beyond_32_bits_is_laid_out():
+    schedule = make_schedule({"decay_epochs": 2**31 - 1}, 1000)
+    assert float(schedule(2**31 - 1)) == pytest.approx(1e-4)
 
 
 def run(config, gradients, **kwargs):
@@ -116,7 +138,10 @@ def test_clipping_is_by_the_global_norm():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"learning_rat": 1}, "no field optimizer.learning_rat .did you mean 'learning_rate'"),
+        (
+            {"learning_rat": 1},
+            "no field config.optimizer.learning_rat .did you mean 'learning_rate'",
+        ),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"name": "sgd"}, "one of adam, adamw"),
         ({"schedule": "cosine"}, "num_steps"),
@@ -134,5 +159,5 @@ def test_mistakes_are_one_line(config, message):
 def test_defaults_are_the_papers():
     tx, schedule = make_optimizer({}, steps_per_epoch=350)
     assert float(schedule(0)) == pytest.approx(1e-4)
-    assert DEFAULTS["accumulate_steps"] == 1
+    assert OptimizerOptions().accumulate_steps == 1
     assert tx.init({"a": jnp.zeros(2)})

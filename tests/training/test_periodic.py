@@ -6,12 +6,12 @@ import csv
 
 import pytest
 
-from configs import base
 from dmphn_jax import main
 from dmphn_jax.commands import evaluate
 from dmphn_jax.evaluation import report
 from dmphn_jax.evaluation.scores import METRIC_NAMES
-from dmphn_jax.training.periodic import pairs_of
+from dmphn_jax.training.experiments import start_from
+from dmphn_jax.training.prepare import pairs_of
 from tests.support.training import TINY_FLAGS
 
 
@@ -38,7 +38,7 @@ def test_three_ways_give_the_same_figures(tmp_path, capsys):
 
 
 def test_pairs_of_a_config():
-    config = base.get_config()
+    config = start_from("configs/base.py")
     config.seed = 7
     pairs = pairs_of(config)
     assert (pairs.source, pairs.split, pairs.limit) == ("gopro", "test", 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -72,31 +73,86 @@ def truncated(folder: Path) -> None:
         data.write_bytes(data.read_bytes()[:10])
 
 
+def nested(record: Path) -> None:
+    record.write_text("[" * 100_000)
+
+
+def changed(record: Path, **fields) -> None:
+    record.write_text(json.dumps(json.loads(record.read_text()) | fields))
+
+
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
         (lambda step: damaged_byte(step / "params"), "damaged"),
-        (lambda step: truncated(step / "state"), "damaged"),
+        (lambda step: truncated(step / "params"), "params/ cannot be read"),
+        (lambda step: truncated(step / "state"), "state/ cannot be read"),
         (lambda step: [shutil.rmtree(step), step.mkdir()], "No such file"),
+        (lambda step: nested(step / "run" / "metadata"), "run/metadata: nested too deep"),
+        (lambda step: nested(step / "model" / "metadata"), "model/metadata"),
+        (lambda step: changed(step / "run" / "metadata", feed={"step": 3}), "its own digest"),
+        (lambda step: changed(step / "run" / "metadata", record_digest=1), "its own digest"),
+        (lambda step: (step / "run" / "metadata").write_text("{}"), "run/metadata is not whole"),
     ],
-    ids=["bit flipped", "truncated", "empty folder"],
+    ids=[
+        "bit flipped",
+        "params truncated",
+        "state truncated",
+        "empty folder",
+        "run nested",
+        "model nested",
+        "run changed",
+        "run's digest changed",
+        "run empty",
+    ],
 )
-def test_a_damaged_newest_checkpoint_is_set_aside(uninterrupted, damage, word, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_set_aside(uninterrupted, damage, word, tmp_path, capfd):
     feed, folder = "host", uninterrupted["host"]
     work = tmp_path / "run"
     shutil.copytree(folder, work)
     (work / "checkpoints" / "16.orbax-checkpoint-tmp").mkdir()  # a save that was killed
     damage(work / "checkpoints" / str(FINAL))
+    capfd.readouterr()
     assert main.main(command(work, feed)) == 0
-    said = capsys.readouterr().out
+    said, errors = capfd.readouterr()
     warning = next(line for line in said.splitlines() if line.startswith("warning"))
     assert word in warning
     assert f"moved to {work}/damaged/{FINAL}" in warning
     assert "resumed at step 8" in said
+    assert "Traceback" not in errors
+    assert "Event loop" not in errors
     assert fingerprint(work) == fingerprint(folder)
     assert [p.name for p in (work / "checkpoints").iterdir() if "tmp" in p.name] == []
     rows = [row.split(",")[0] for row in (work / "metrics.csv").read_text().splitlines()]
     assert rows == ["step", "2", "4", "6", "8", "10", "12"]
+
+
+def test_a_run_of_before_its_record_had_a_digest_goes_on(uninterrupted, tmp_path, capsys):
+    work = tmp_path / "run"
+    shutil.copytree(uninterrupted["host"], work)
+    record = work / "checkpoints" / str(FINAL) / "run" / "metadata"
+    run = json.loads(record.read_text())
+    del run["record_digest"]
+    record.write_text(json.dumps(run))
+    assert main.main(command(work, "host", "--config.num_steps=14")) == 0
+    assert f"resumed at step {FINAL}" in capsys.readouterr().out
+
+
+def test_a_disk_that_takes_no_more_ends_a_run_in_one_line(uninterrupted, tmp_path):
+    """A limit on the size of files, which the first checkpoint passes; see `man setrlimit`."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from dmphn_jax import main, errors; sys.exit(errors.run_command(main.main, sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *command(tmp_path / "run", "host")],
+        # Compiled programs are read, not written: half of one would be in the way of other tests.
+        env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"},
+        capture_output=True,
+        text=True,
+    )
+    where = f"{tmp_path}/run/checkpoints: a checkpoint cannot be written: File too large"
+    assert (done.returncode, done.stderr) == (2, f"dmphn: error: {where}\n")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 
 from dmphn_jax.models import ModelConfig, build, init_params
 from dmphn_jax.runtime import data_mesh
-from dmphn_jax.training import loop as training
+from dmphn_jax.training import prepare
+from dmphn_jax.training.loop import train
 from dmphn_jax.training.optimizer import make_optimizer
-from dmphn_jax.training.step import init_state, make_train_step
+from dmphn_jax.training.state import init_state
+from dmphn_jax.training.step import StepOptions, make_train_step
 from tests.support.training import ArrayFeed, tiny_config
 
 # Operations by which a program on the device waits for its host.
@@ -23,7 +25,7 @@ def step_of(config, model, **options):
     mesh = data_mesh(jax.devices()[:1])
     feed = ArrayFeed(config, mesh)
     tx, schedule = make_optimizer(config.optimizer, 5, config.num_steps)
-    step = make_train_step(build(model), tx, schedule, feed, mesh, **options)
+    step = make_train_step(build(model), tx, schedule, feed.crops, mesh, StepOptions(**options))
     state = init_state(init_params(model), tx, mesh, ema=config.ema_decay > 0)
     return step, (state, feed.resident, feed.next(1))
 
@@ -68,8 +70,8 @@ def test_a_run_compiles_its_step_once(tmp_path, monkeypatch):
         steps.append(make_train_step(*args, **kwargs))
         return steps[-1]
 
-    monkeypatch.setattr(training, "make_train_step", recorded)
+    monkeypatch.setattr(prepare, "make_train_step", recorded)
     config = tiny_config(num_steps=9)  # checkpoints at 4, 8 and 9
-    training.train(config, tmp_path, feed=ArrayFeed(config, data_mesh()))
+    train(config, tmp_path, feed=ArrayFeed(config, data_mesh()))
     (step,) = steps
     assert step._cache_size() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -16,17 +17,20 @@ import pytest
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
+from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, init_params
 from dmphn_jax.models.output import Output
 from dmphn_jax.runtime import data_mesh
-from dmphn_jax.training import settings
+from dmphn_jax.training import periodic, settings
 from dmphn_jax.training.checkpoints import chosen_checkpoint
 from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.loop import train
 from dmphn_jax.training.metrics_reader import DivergedError
 from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.prepare import pairs_of
 from dmphn_jax.training.run_log import Meter, RunLog, duration
-from dmphn_jax.training.step import ema_rate, init_state, make_train_step
+from dmphn_jax.training.state import init_state
+from dmphn_jax.training.step import StepOptions, ema_rate, make_train_step
 from tests.support.training import ArrayFeed, Pairs, batch_of, differing, tiny_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -53,11 +57,13 @@ def step_of(config, **options):
         TwoStages(),
         tx,
         schedule,
-        feed,
+        feed.crops,
         mesh,
-        accumulate_steps=config.optimizer.accumulate_steps,
-        ema_decay=config.ema_decay,
-        **options,
+        StepOptions(
+            accumulate_steps=config.optimizer.accumulate_steps,
+            ema_decay=config.ema_decay,
+            **options,
+        ),
     )
     return step, init_state(TwoStages.params, tx, mesh, ema=config.ema_decay > 0), feed
 
@@ -196,7 +202,7 @@ def test_nan_in_the_last_step_before_a_save_is_not_saved(tmp_path):
         run(tiny_config(), tmp_path, poison=3)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_being_asked_to_stop_saves_and_ends(tmp_path, name, capsys):
     number = signal.Signals[name]
 
@@ -240,6 +246,41 @@ def test_a_stack_has_a_column_per_stage_and_rows_after_the_resume_are_dropped(tm
     RunLog(tmp_path, resumed=2, stages=2).close()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [(row["step"], row["psnr_stage_2"]) for row in rows] == [("2", "21")]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    """TensorBoard's file too: written by a thread it would fail unheard, and block the run."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log = RunLog(tmp_path)
+    monkeypatch.setattr(log._events._file, "flush", full)
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be written: No space left on device"):
+        log.scalars(2, {"loss": 1.0})
+    log.close()
+
+
+def test_the_weights_stay_on_the_device_for_an_evaluation(tmp_path, monkeypatch):
+    config = tiny_config(eval__every=2, eval__pictures=0)
+    model = settings.model_of(config)
+    params = jax.device_put(init_params(model))
+    taken = []
+
+    def recorded(*, params, config):
+        taken.extend(jax.tree.leaves(params))
+        return Deblurrer(params=params, config=config)
+
+    monkeypatch.setattr(periodic, "Deblurrer", recorded)
+    log = RunLog(tmp_path)
+    evaluation = periodic.PeriodicEvaluation(Pairs(), pairs_of(config), model, pictures=0, log=log)
+    score, best = evaluation(params, 2, None)
+    log.close()
+    assert best == {"score": score, "step": 2}
+    assert all(isinstance(leaf, jax.Array) for leaf in taken)
+    # Copies: the next step takes the state's own buffers.
+    for mine, its in zip(taken, jax.tree.leaves(params), strict=True):
+        assert mine.unsafe_buffer_pointer() != its.unsafe_buffer_pointer()
 
 
 def test_the_meter_gives_means_and_the_last_learning_rate():

@@ -1,0 +1,196 @@
+"""The first part of a run: everything is checked, then opened, before its first step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from dmphn_jax import distributed
+from dmphn_jax.data import SourceOptions, make_feed
+from dmphn_jax.data.base import Feed, PairSource
+from dmphn_jax.data.memory import check_fits
+from dmphn_jax.errors import UserError
+from dmphn_jax.evaluation.selection import PairSelection
+from dmphn_jax.models import ModelConfig, build, convolutions_for, parameter_count
+from dmphn_jax.runtime import data_mesh
+from dmphn_jax.training import initialize, ranges, resume, settings
+from dmphn_jax.training.checkpoints import RunCheckpoints
+from dmphn_jax.training.lock import Lock
+from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.step import StepOptions, check_batch, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that can begin.
+
+    Attributes:
+      config, workdir: what it was asked for.
+      model, mesh, feed: what it trains, where, on what.
+      test_source: pairs of its evaluations; None where there are none, and in other processes.
+      store: its checkpoints, in process 0.
+      saved: the item `run` of its newest checkpoint, in every process; None at a fresh start.
+      num_steps: its length.
+      tx: its optimiser.
+      step: the compiled step, see `make_train_step`.
+    """
+
+    config: Any
+    workdir: Path
+    model: ModelConfig
+    mesh: Mesh
+    feed: Feed
+    test_source: PairSource | None
+    store: RunCheckpoints | None
+    saved: dict[str, Any] | None
+    num_steps: int
+    tx: Any
+    step: Callable[..., Any]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a checkpoint says of the run that wrote it, and a resumed one must agree with."""
+        return {
+            "config": settings.flat(self.config) | {"num_steps": self.num_steps},
+            "steps_per_epoch": self.feed.steps_per_epoch,
+            "feed_kind": type(self.feed).__name__,
+        }
+
+
+def prepare(
+    config: Any,
+    workdir: Path,
+    feed: Feed | None,
+    test_source: PairSource | None,
+    held: contextlib.ExitStack,
+) -> Prepared:
+    """Checks a run, takes its work folder, opens its data and builds its step.
+
+    What costs nothing is checked first, data are opened and devices filled last.
+
+    Args:
+      config: that `settings.check` has passed.
+      workdir: of the run.
+      feed, test_source: instead of the config's.
+      held: gets what is to be closed at the end.
+
+    Raises UserError, in every process, for a run that makes no sense, cannot begin or does not go
+    on from the one that stands in `workdir`.
+    """
+    # ---- What needs no data
+    model = settings.model_of(config)
+    mesh = data_mesh()
+    check_batch(config.batch_size, mesh)
+    check_memory(config, model, mesh)
+
+    # ---- The work folder, and the run that stands there already, if any
+    store, saved = _take(config, workdir, model, held)
+    resume.refuse_other_config(saved, config, workdir)
+    if saved is None and config.init_from:
+        initialize.check(model, config.init_from)
+
+    # ---- Data: the few test pairs before the feed, which may fill device memory
+    if test_source is None and config.eval.every:
+        test_source = _test_source(config)
+    if feed is None:
+        feed = _feed(config, mesh, saved)
+    held.callback(feed.close)
+
+    # ---- What depends on their number
+    num_steps = _length(config, feed)
+    tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
+    convolutions = convolutions_for(mesh.devices.flat[0].platform)
+    module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
+    step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
+    run = Prepared(
+        config, workdir, model, mesh, feed, test_source, store, saved, num_steps, tx, step
+    )
+    resume.refuse_other_schedule(saved, run.described, workdir)
+    return run
+
+
+def pairs_of(config: Any) -> PairSelection:
+    """Returns the pairs of `config.eval`: those a run and `--mode evaluate` score."""
+    source, count = config.eval.source or config.data.source, config.eval.count
+    options = SourceOptions.of(config.data, records="", count=count or 32, seed=config.seed)
+    return PairSelection(source, options=options, limit=count or None)
+
+
+def check_memory(config: Any, model: ModelConfig, mesh: Mesh) -> None:
+    """Raises UserError for a model or batch that no device here can hold.
+
+    A lower bound: the parameters with Adam's two averages and a gradient, the batch with its
+    uint8 and float32 crops, and one feature map at full resolution of each crop.
+    """
+    parameters = parameter_count(model)
+    state = 4 * parameters * (4 + (config.ema_decay > 0))
+    feature = config.model.width * (2 if config.compute_dtype == "bfloat16" else 4)
+    crop = config.crop_size**2 * (2 * 3 * (1 + 4) + feature)
+    check_fits(
+        state + config.batch_size // mesh.size * crop,
+        mesh.local_devices,
+        share=1.0,
+        limit=None,
+        what=f"{parameters:,} parameters (config.model.width = {config.model.width}) and "
+        f"config.batch_size = {config.batch_size} crops of {config.crop_size} x "
+        f"{config.crop_size}",
+        way_out="take smaller ones, or more devices",
+    )
+
+
+def _take(
+    config: Any, workdir: Path, model: ModelConfig, held: contextlib.ExitStack
+) -> tuple[RunCheckpoints | None, dict[str, Any] | None]:
+    """Locks the folder in process 0; returns its checkpoints, and the newest one's item `run`."""
+    store: RunCheckpoints | None = None
+
+    def first() -> dict[str, Any] | None:
+        nonlocal store
+        held.callback(Lock(workdir).release)
+        store = RunCheckpoints(workdir / "checkpoints", model, keep=config.keep_checkpoints)
+        held.callback(store.close)
+        return store.run_of_latest()
+
+    saved = distributed.from_first(first)
+    return store, saved
+
+
+def _length(config: Any, feed: Feed) -> int:
+    """Returns the steps of a run; raises UserError for more than it can count."""
+    num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
+    if num_steps > ranges.MOST:
+        raise UserError(
+            f"config.num_epochs = {config.num_epochs} of {feed.steps_per_epoch:,} steps are more "
+            f"than the {ranges.MOST:,} a run can count"
+        )
+    return num_steps
+
+
+def _feed(config: Any, mesh: Mesh, saved: dict[str, Any] | None) -> Feed:
+    data = config.data.to_dict()
+    if saved and data["feed"] == "auto":  # the two feeds deal crops differently
+        data["feed"] = "host" if saved["feed_kind"] == "HostFeed" else "resident"
+    return make_feed(
+        data,
+        mesh=mesh,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        crop_size=config.crop_size,
+    )
+
+
+def _test_source(config: Any) -> PairSource | None:
+    """Returns the pairs of `config.eval` in process 0; of a folder without a test split its own."""
+    source: PairSource | None = None
+
+    def first() -> None:
+        nonlocal source
+        source = pairs_of(config).open()
+
+    distributed.from_first(first)
+    return source
