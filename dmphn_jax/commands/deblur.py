@@ -12,13 +12,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dmphn_jax.commands.arguments import count, natural, percentage, pixels
+from dmphn_jax.commands.arguments import count, natural, percentage, pixels, positive
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from dmphn_jax.inference.depth import Choice
     from dmphn_jax.inference.jobs import Job
+    from dmphn_jax.inference.pipeline import Computing
     from dmphn_jax.inference.tally import Tally
 
 _FORMATS = {
@@ -68,7 +72,28 @@ def parser() -> argparse.ArgumentParser:
         help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
         "exact (default float32)",
     )
-    add("--stages", type=count, metavar="N", help="run a stack's first N stages only: faster")
+    depth = result.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--stages", type=count, metavar="N", help="run a stack's first N stages only: faster"
+    )
+    depth.add_argument(
+        "--budget-ms",
+        type=positive,
+        metavar="T",
+        help="run as many stages as take T milliseconds per image, measured here for every size",
+    )
+    ensemble = result.add_mutually_exclusive_group()
+    ensemble.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="mean over the 8 flips and quarter turns: a little better, eight times the time",
+    )
+    ensemble.add_argument(
+        "--shift-ensemble",
+        action="store_true",
+        help="mean over places of the patch grid: no seams at patch borders, two or four times "
+        "the time",
+    )
     add(
         "--format",
         choices=_FORMATS,
@@ -123,6 +148,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0, or 1 if some files failed. Raises UserError for wrong use."""
     args = parser().parse_args(argv)
+    if args.budget_ms and (args.ensemble or args.shift_ensemble):
+        raise UserError("--budget-ms: measures single passes; leave the ensemble out")
     # Slow to import, and not needed for --help.
     from dmphn_jax.inference.jobs import plan
     from dmphn_jax.inference.pipeline import Result
@@ -156,29 +183,16 @@ def _run(tally: Tally, args: argparse.Namespace) -> None:
     """Deblurs; what was done by an interrupt is reported before it goes on its way."""
     import tqdm
 
-    from dmphn_jax.inference.buckets import MOST
-    from dmphn_jax.inference.deblurrer import Deblurrer
-    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
-    from dmphn_jax.runtime import cache_compilations
+    from dmphn_jax.inference.pipeline import PER_DEVICE, run_jobs
 
-    cache_compilations()
-    deblurrer = Deblurrer(
-        args.checkpoint,
-        stages=args.stages,
-        precision=args.precision,
-        tile=args.tile,
-        overlap=args.overlap,
-        split_rows=args.split_rows,
-    )
-    if len(tally.todo) > MOST:  # else not even a size for each is too many
-        deblurrer.compile_for(read_sizes(tally.todo, args.workers))
+    submit, devices = _network(args, tally.todo)
     results = run_jobs(
         tally.todo,
-        deblurrer.submit,
+        submit,
         max_pixels=args.max_pixels,
         quality=args.quality,
         workers=args.workers,
-        submitted=PER_DEVICE * (1 if args.split_rows else len(deblurrer.devices)),
+        submitted=PER_DEVICE * (1 if args.split_rows else devices),
     )
     terminal = sys.stderr.isatty()
     bar = tqdm.tqdm(
@@ -207,6 +221,46 @@ def _run(tally: Tally, args: argparse.Namespace) -> None:
         results.close()
         bar.close()
         restore()
+
+
+def _network(
+    args: argparse.Namespace, todo: list[Job]
+) -> tuple[Callable[[np.ndarray], Computing], int]:
+    """Returns what `run_jobs` submits images to, and how many devices compute them."""
+    from dmphn_jax.inference.buckets import MOST
+    from dmphn_jax.inference.deblurrer import Deblurrer
+    from dmphn_jax.inference.depth import WithinBudget
+    from dmphn_jax.inference.ensembles import Ensemble, SelfEnsemble, ShiftEnsemble
+    from dmphn_jax.inference.pipeline import read_sizes
+    from dmphn_jax.runtime import cache_compilations
+
+    cache_compilations()
+    deblurrer = Deblurrer(
+        args.checkpoint,
+        stages=args.stages,
+        precision=args.precision,
+        tile=args.tile,
+        overlap=args.overlap,
+        split_rows=args.split_rows,
+    )
+    network: Deblurrer | WithinBudget = deblurrer
+    ensemble: Ensemble | None = None
+    if args.budget_ms:
+        network = WithinBudget(deblurrer, args.budget_ms, on_choice=_say_choice)
+    elif args.ensemble:
+        ensemble = SelfEnsemble(deblurrer)
+    elif args.shift_ensemble:
+        ensemble = ShiftEnsemble(deblurrer, deblurrer.config)
+    if len(todo) > MOST:  # else not even a program for each size is too many
+        sizes = read_sizes(todo, args.workers)
+        network.compile_for(ensemble.sizes(sizes) if ensemble else sizes)
+    return (ensemble or network).submit, len(deblurrer.devices)
+
+
+def _say_choice(choice: Choice) -> None:
+    import tqdm
+
+    tqdm.tqdm.write(f"dmphn: {choice}", file=sys.stderr)
 
 
 def _report(tally: Tally, args: argparse.Namespace, *, interrupted: bool = False) -> None:

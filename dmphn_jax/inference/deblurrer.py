@@ -147,10 +147,30 @@ class Deblurrer:
         compiled yet. Images of other sizes get programs of their own, and so do DMSN's, images in
         tiles, and those that are split by rows.
         """
-        rows, columns = self.config.multiple
-        padded = [(-(-h // rows) * rows, -(-w // columns) * columns) for h, w in sizes]
+        self._buckets = ()
+        padded = [self.array_size(size) for size in sizes]
         few = len(set(padded)) <= most or self.config.family == "dmsn" or self._split_rows
-        self._buckets = () if few else buckets.choose(padded, self.config.multiple, most)
+        if not few:
+            self._buckets = buckets.choose(padded, self.config.multiple, most)
+
+    def array_size(self, size: Sequence[int]) -> buckets.Size:
+        """Returns the (height, width) that the program of images of a size computes."""
+        rows, columns = self.config.multiple
+        padded = (-(-size[0] // rows) * rows, -(-size[1] // columns) * columns)
+        return buckets.smallest(self._buckets, padded) or padded
+
+    def with_stages(self, stages: int) -> Deblurrer:
+        """Returns one that runs the first so many stages, with the same options and parameters."""
+        return Deblurrer(
+            params=self.params,
+            config=self.config,
+            stages=stages,
+            precision=self.precision,
+            devices=self.devices,
+            tile=self.tile,
+            overlap=self._given_overlap,
+            split_rows=self._split_rows,
+        )
 
     def _start(self, images: np.ndarray, device: jax.Device | None) -> Pending:
         images = np.asarray(images)
@@ -222,7 +242,7 @@ class Deblurrer:
             raise UserError(f"tile {tile}: at least {least} pixels for this model")
         if overlap is not None and tile is not None and overlap > tile // 2:
             raise UserError(f"overlap {overlap}: at most half of a tile, {tile // 2} of {tile}")
-        self.tile = tile
+        self.tile, self._given_overlap = tile, overlap
         if overlap is None:
             overlap = tiles.default_overlap(self.config, self.stages)
         self.overlap = overlap
