@@ -103,7 +103,7 @@ def test_what_does_not_fit_into_memory_is_tiled(monkeypatch):
     params, image = random_params(config), noise(712, 504, 3)
     deblurrer = dmphn_jax.Deblurrer(params=params, config=config, overlap=128)
     needed = []
-    monkeypatch.setattr(memory, "allowed", lambda device: needed[0] if needed else 10**12)
+    monkeypatch.setattr(memory, "allowed", lambda device, sharing: needed[0] if needed else 10**12)
     small = image[:200, :200]
     assert not isinstance(deblurrer.submit(image[None]), Tiled)
     arguments = deblurrer.place(image[None])
