@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from dmphn_jax import checkpoints
 from dmphn_jax.commands.arguments import count, natural, percentage, pixels, positive
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
@@ -57,7 +58,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, or folder (with all below it)")
-    add("-c", "--checkpoint", required=True, metavar="CKPT", help="folder of the trained model")
+    add(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="folder of the trained model, or a released one's name, such as stack4, which is "
+        "downloaded at its first use",
+    )
     add(
         "-o",
         "--output",
@@ -164,8 +172,9 @@ def main(argv: list[str]) -> int:
         extensions=_extensions(args.extensions),
         overwrite=args.overwrite,
     )
-    if not os.path.isdir(args.checkpoint):
-        raise UserError(f"--checkpoint {shown(args.checkpoint)}: no such folder")
+    found = checkpoints.find(args.checkpoint)  # a wrong one is told before any work
+    if found is not None and not found.is_dir():
+        raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
     if args.dry_run:
         return _dry_run(laid_out.jobs, args.max_pixels, tally)
@@ -236,7 +245,7 @@ def _network(
 
     cache_compilations()
     deblurrer = Deblurrer(
-        args.checkpoint,
+        checkpoints.resolve(args.checkpoint, quiet=args.quiet),
         stages=args.stages,
         precision=args.precision,
         tile=args.tile,

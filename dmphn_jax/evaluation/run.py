@@ -40,7 +40,7 @@ class EvaluationOptions:
 
     Attributes:
       pairs: those to score.
-      checkpoints: checkpoint folders; the blurry input is always scored.
+      checkpoints: checkpoint folders or released names; the blurry input is always scored.
       stages: run the first so many stages of a stack only; None for all, "all" for each number
         of them in turn.
       ensemble: x8 self-ensemble.
