@@ -10,18 +10,18 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from dmphn_jax import checkpoints
-from dmphn_jax.commands.arguments import count, percentage, pixels
+from dmphn_jax.commands.arguments import count, natural, percentage, pixels, positive
 from dmphn_jax.commands.film_flags import add_film_flags, film_line, film_options, run_film_jobs
+from dmphn_jax.commands.network import load_network
+from dmphn_jax.commands.progress import bars
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
-    import tqdm
-
     from dmphn_jax.inference.films import FilmOptions
     from dmphn_jax.inference.jobs import Job
     from dmphn_jax.inference.tally import Tally
@@ -85,7 +85,28 @@ def parser() -> argparse.ArgumentParser:
         help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
         "exact (default float32)",
     )
-    add("--stages", type=count, metavar="N", help="run a stack's first N stages only: faster")
+    depth = result.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--stages", type=count, metavar="N", help="run a stack's first N stages only: faster"
+    )
+    depth.add_argument(
+        "--budget-ms",
+        type=positive,
+        metavar="T",
+        help="run as many stages as take T milliseconds per image, measured here for every size",
+    )
+    ensemble = result.add_mutually_exclusive_group()
+    ensemble.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="mean over the 8 flips and quarter turns: a little better, eight times the time",
+    )
+    ensemble.add_argument(
+        "--shift-ensemble",
+        action="store_true",
+        help="mean over places of the patch grid: no seams at patch borders, two or four times "
+        "the time",
+    )
     add(
         "--format",
         choices=_FORMATS,
@@ -114,6 +135,25 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="take only these of a folder's files, as png,jpg (default: every kind that is read)",
     )
+    add(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
+        "into memory, else in tiles that do)",
+    )
+    add(
+        "--overlap",
+        type=natural,
+        metavar="M",
+        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
+        "the whole image's result)",
+    )
+    add(
+        "--split-rows",
+        action="store_true",
+        help="split every image by rows over all devices (default: each device its own images)",
+    )
     add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     add_film_flags(result)
@@ -123,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0, or 1 if some files failed. Raises UserError for wrong use."""
     args = parser().parse_args(argv)
+    if args.budget_ms and (args.ensemble or args.shift_ensemble):
+        raise UserError("--budget-ms: measures single passes; leave the ensemble out")
     # Slow to import, and not needed for --help.
     from dmphn_jax.inference.jobs import plan
     from dmphn_jax.inference.pipeline import Result
@@ -156,24 +198,31 @@ def main(argv: list[str]) -> int:
 
 def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
     """Deblurs; what was done by an interrupt is reported before it goes on its way."""
-    from dmphn_jax.inference.deblurrer import Deblurrer
-    from dmphn_jax.inference.pipeline import run_jobs
-    from dmphn_jax.runtime import cache_compilations
+    from dmphn_jax.inference.buckets import MOST
+    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
 
-    cache_compilations()
-    checkpoint = checkpoints.resolve(args.checkpoint, quiet=args.quiet)
-    deblurrer = Deblurrer(checkpoint, stages=args.stages, precision=args.precision)
-    new_bar = _bars(args.quiet)
+    network = load_network(args)
+    new_bar = bars(args.quiet)
     pictures = [job for job in tally.todo if not job.film]
+    if len(pictures) > MOST:  # else not even a program for each size is too many
+        network.compile_for(read_sizes(pictures, args.workers))
     results = run_jobs(
         pictures,
-        deblurrer.submit,
+        network.submit,
         max_pixels=args.max_pixels,
         quality=args.quality,
         workers=args.workers,
+        submitted=PER_DEVICE * network.at_once,
     )
     moving = [job for job in tally.todo if job.film]
-    film_results = run_film_jobs(moving, deblurrer, films, bar=new_bar)
+    film_results = run_film_jobs(
+        moving,
+        network.submit,
+        films,
+        model=network.model,
+        devices=network.at_once,
+        new_bar=new_bar,
+    )
     bar = new_bar(total=len(pictures), unit=" images")
     restore = _exit_on_sigterm()
     try:
@@ -181,6 +230,7 @@ def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
             tally.add(result)
             bar.update()
         bar.close()
+        network.compile_for([])  # a film is worth a program for its own size
         for result in film_results:
             tally.add(result)
     except (KeyboardInterrupt, SystemExit):
@@ -194,31 +244,6 @@ def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
         film_results.close()
         bar.close()
         restore()
-
-
-def _bars(quiet: bool) -> Callable[..., tqdm.tqdm[NoReturn]]:
-    """Returns what starts a progress bar."""
-    import tqdm
-
-    terminal = sys.stderr.isatty()
-
-    def start(*, total: int | None, unit: str, **more: Any) -> tqdm.tqdm[NoReturn]:
-        return tqdm.tqdm(
-            total=total,
-            file=sys.stderr,
-            disable=quiet or total == 0,
-            unit=unit,
-            smoothing=0.1,
-            dynamic_ncols=True,
-            # In a log, a line every half minute.
-            mininterval=0.1 if terminal else 30,
-            delay=0 if terminal else 30,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, "
-            "{rate_noinv_fmt}]",
-            **more,
-        )
-
-    return start
 
 
 def _report(tally: Tally, args: argparse.Namespace, *, interrupted: bool = False) -> None:

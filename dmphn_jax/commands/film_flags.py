@@ -12,8 +12,7 @@ from dmphn_jax.files import shown
 from dmphn_jax.video.encoding import CODECS, Encoding, check
 
 if TYPE_CHECKING:
-    from dmphn_jax.inference.deblurrer import Deblurrer
-    from dmphn_jax.inference.films import FilmOptions
+    from dmphn_jax.inference.films import FilmOptions, Progress, Submit
     from dmphn_jax.inference.jobs import Job
     from dmphn_jax.inference.pipeline import Result
 
@@ -62,27 +61,23 @@ def film_options(args: argparse.Namespace, jobs: Sequence[Job]) -> FilmOptions:
 
 def run_film_jobs(
     jobs: Sequence[Job],
-    deblurrer: Deblurrer,
+    submit: Submit,
     options: FilmOptions,
     *,
-    bar: Callable[..., object],
+    model: dict[str, str],
+    devices: int,
+    new_bar: Callable[..., Progress],
 ) -> Generator[Result, None, None]:
-    """Makes the films; `bar` is `tqdm` with what is common to all bars."""
-    import jax
-
+    """Makes the films as `run_films` does; `new_bar` is that of `commands.progress`."""
     from dmphn_jax.inference.films import run_films
 
     return run_films(
         jobs,
-        deblurrer.submit,
+        submit,
         options,
-        model={
-            "the checkpoint": str(deblurrer.digest),
-            "--stages": str(deblurrer.stages),
-            "--precision": deblurrer.precision,
-        },
-        devices=jax.local_device_count(),
-        progress=lambda name, done, total: bar(
+        model=model,
+        devices=devices,
+        progress=lambda name, done, total: new_bar(
             total=total, initial=done, desc=shown(name), unit=" frames"
         ),
     )

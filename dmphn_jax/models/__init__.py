@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import flax.linen as nn
 
     from dmphn_jax.models.convolutions import Convolutions
+    from dmphn_jax.models.patches import Grid
     from dmphn_jax.models.stack import Stack
 
 __all__ = [
@@ -39,6 +40,7 @@ def build(
     *,
     remat: bool = False,
     convolutions: Convolutions | None = None,
+    grids: tuple[Grid, ...] | None = None,
 ) -> Stack:
     """Returns the Flax module of a model.
 
@@ -52,6 +54,8 @@ def build(
       remat: recompute each encoder's and decoder's activations in the backward pass.
       convolutions: the formulation of the convolutions, such as `convolutions_for(platform)`;
         XLA's own (`models.convolutions.XLA`) by default.
+      grids: patch grids in place of `config.grids`: those of a part of an image, with the whole
+        image's cuts. The parameters are the same. DMSN has none.
     """
     import functools
 
@@ -74,10 +78,10 @@ def build(
     if config.family == "dmsn":
         unit = functools.partial(DMSN, int(config.hierarchy), **common)
     elif config.family == "vmphn":
-        unit = functools.partial(VMPHN, config.grids, **common)
+        unit = functools.partial(VMPHN, grids or config.grids, **common)
     else:
         unit = functools.partial(
-            DMPHN, config.grids, weight_sharing=config.weight_sharing, **common
+            DMPHN, grids or config.grids, weight_sharing=config.weight_sharing, **common
         )
     return Stack(unit, config.stages)
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmphn_jax.models.patches import Grid, join_patches, split_patches
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -40,7 +42,8 @@ class Convolutions:
 
     Others derive from it and replace what they compute otherwise. One that computes gradients its
     own way replaces `forward`, `input_gradient` and `kernel_gradient`; one that lays images out
-    differently inside encoders and decoders replaces `enter`, `leave` and `convolve`. Features
+    differently inside encoders and decoders replaces `enter`, `leave` and `convolve`; one whose
+    images do not fill their arrays replaces `split` and `join` too. Features
     between encoders and decoders are (B, H/4, W/4, 4*width) with every formulation, and the
     parameters are the same. Objects are hashable, and equal if they compute the same.
     """
@@ -52,6 +55,14 @@ class Convolutions:
     def leave(self, x: jax.Array) -> jax.Array:
         """Returns what a decoder's last convolution gives as an image (B, H, W, 3)."""
         return x
+
+    def split(self, x: jax.Array, grid: Grid) -> jax.Array:
+        """Cuts images, or features, into patches: `patches.split_patches`."""
+        return split_patches(x, grid)
+
+    def join(self, x: jax.Array, grid: Grid) -> jax.Array:
+        """Joins patches of images, or of features: `patches.join_patches`."""
+        return join_patches(x, grid)
 
     def convolve(
         self,
@@ -100,6 +111,38 @@ class Convolutions:
 
 
 XLA = Convolutions()
+
+
+@dataclasses.dataclass(frozen=True)
+class DilatedConvolutions(Convolutions):
+    """XLA's, with transposed convolutions that XLA can split by rows over devices.
+
+    The sub-pixel form interleaves rows, for which it gathers them all on every device.
+    """
+
+    def forward(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        residual: jax.Array | None,
+    ) -> jax.Array:
+        """See `Convolutions`."""
+        if not kind.transposed:
+            return super().forward(kind, x, kernel, bias, residual)
+        y = bias + lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((2, 2), (2, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=_LAYOUT,
+            precision=kind.precision,
+        )
+        if residual is not None:
+            y = y + residual
+        return nn.relu(y) if kind.relu else y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
-from dmphn_jax.models.patches import Grid, join_patches, split_patches
+from dmphn_jax.models.patches import Grid
 
 
 class DMPHN(nn.Module):
@@ -61,6 +61,7 @@ class DMPHN(nn.Module):
         """
         pair = (self.width, self.dtype, self.remat, self.convolutions)
         shared = EncoderDecoder(*pair, name="shared") if self.weight_sharing else None
+        cut = self.convolutions
         output, added = None, None  # S_{l+1}, F_{l+1}
         images, encoded = [], []
         for level in range(len(self.grids), 0, -1):
@@ -68,12 +69,12 @@ class DMPHN(nn.Module):
             coarser = self.grids[level - 2] if level > 1 else (1, 1)
             network = shared or EncoderDecoder(*pair, name=f"level_{level}")
             x = image if output is None else image + output
-            f = join_patches(network.encode(split_patches(x, grid)), grid)
+            f = cut.join(network.encode(cut.split(x, grid)), grid)
             if added is not None:
                 f = f + added
             if features is not None:
                 f = f + features[level - 1]
-            s = join_patches(network.decode(split_patches(f, coarser)), coarser)
+            s = cut.join(network.decode(cut.split(f, coarser)), coarser)
             if level == 2 and first_output is not None:
                 s = s + first_output
             if level == 1 and self.global_skip:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
-from dmphn_jax.models.patches import Grid, join_patches, split_patches
+from dmphn_jax.models.patches import Grid
 
 
 class VMPHN(nn.Module):
@@ -60,6 +60,7 @@ class VMPHN(nn.Module):
         pair = (self.width, self.dtype, self.remat, self.convolutions)
         visits = [("descending", level) for level in range(1, count + 1)]
         visits += [("ascending", level) for level in range(count, 0, -1)]
+        cut = self.convolutions
         output, added = None, None  # S_{v-1}, F_{v-1}
         images: dict[int, jax.Array] = {}
         encoded: list[jax.Array] = []
@@ -71,14 +72,14 @@ class VMPHN(nn.Module):
                 decoded_on = self.grids[level - 2] if level > 1 else (1, 1)
             network = EncoderDecoder(*pair, name=f"{direction}_level_{level}")
             x = image if output is None else image + output
-            f = join_patches(network.encode(split_patches(x, grid)), grid)
+            f = cut.join(network.encode(cut.split(x, grid)), grid)
             if added is not None:
                 f = f + added
             if ascending:
                 f = f + encoded[level - 1]
             if features is not None:
                 f = f + features[number]
-            s = join_patches(network.decode(split_patches(f, decoded_on)), decoded_on)
+            s = cut.join(network.decode(cut.split(f, decoded_on)), decoded_on)
             if ascending and level == 2 and first_output is not None:
                 s = s + first_output
             if ascending and level == 1 and self.global_skip:

@@ -1,0 +1,150 @@
+"""The compiled programs that run a network over images."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dmphn_jax.models import ModelConfig, build, convolutions_for
+from dmphn_jax.models.buckets import BucketConvolutions
+from dmphn_jax.models.convolutions import DilatedConvolutions
+from dmphn_jax.models.output import Output
+from dmphn_jax.models.patches import Grid
+from dmphn_jax.models.pixels import from_network, to_network
+from dmphn_jax.runtime import compiler_options
+
+
+class Network(NamedTuple):
+    """What a process compiles programs for; new parameters recompile nothing.
+
+    Attributes:
+      config: the model.
+      precision: of the computation, one of `models.PRECISIONS`.
+      stages: how many of a stack's stages run.
+      platform: of the devices, as JAX names it.
+    """
+
+    config: ModelConfig
+    precision: str
+    stages: int
+    platform: str
+
+
+class Programs(NamedTuple):
+    """Compiled on first use, each taking (params, images (B, H, W, 3) uint8 or uint16)."""
+
+    raw: jax.stages.Wrapped  # -> Output
+    quantised: jax.stages.Wrapped  # -> images like the input's, whether each is finite: (B,) bool
+
+
+@functools.cache
+def whole(network: Network) -> Programs:
+    """Returns the programs for whole images."""
+    apply = _applied(network)
+
+    def raw(params: dict[str, Any], images: jax.Array) -> Output:
+        return apply(params, to_network(images))
+
+    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        image = raw(params, images).image
+        return from_network(image, images.dtype), _finite(image)
+
+    return Programs(_jit(network, raw), _jit(network, quantised))
+
+
+@functools.cache
+def bucket(network: Network) -> jax.stages.Wrapped:
+    """Returns the program for images that fill the top left of a larger array.
+
+    It takes (params, arrays (B, H, W, 3) uint8 or uint16, the images' (height, width) int32) and
+    returns what `Programs.quantised` does; pixels outside of the images are of no meaning. DMSN
+    has none: its resizing knows no border within an array.
+    """
+    convolutions = convolutions_for(network.platform)
+
+    def quantised(
+        params: dict[str, Any], images: jax.Array, size: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        height, width = images.shape[1:3]
+        filling = BucketConvolutions(convolutions, (height, width), (size[0], size[1]))
+        module = build(network.config, network.precision, convolutions=filling)
+        output: Output = module.apply({"params": params}, to_network(images), stages=network.stages)
+        rows, columns = jnp.arange(height) < size[0], jnp.arange(width) < size[1]
+        image = jnp.where((rows[:, None] & columns)[..., None], output.image, 0)
+        return from_network(image, images.dtype), _finite(image)
+
+    return _jit(network, quantised)
+
+
+@functools.cache
+def by_rows(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns `Programs.quantised` with every array split by rows over the mesh's devices.
+
+    Parameters and images come whole to every device. XLA exchanges the rows that convolutions
+    need of their neighbours. The convolutions are its own, which it knows how to split.
+    """
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    module = build(network.config, network.precision, convolutions=DilatedConvolutions())
+
+    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        split = jax.lax.with_sharding_constraint(to_network(images), rows)
+        output: Output = module.apply({"params": params}, split, stages=network.stages)
+        image = jax.lax.with_sharding_constraint(output.image, rows)
+        return from_network(image, images.dtype), _finite(image)
+
+    return _jit(network, quantised)
+
+
+@functools.cache
+def tile(network: Network, grids: tuple[Grid, ...]) -> jax.stages.Wrapped:
+    """Returns the program for tiles cut into `grids`.
+
+    It takes (params, images (B, h, w, 3) uint8 or uint16, weights of rows (h,) and columns (w,))
+    and returns the weighted images, float32 (B, h, w, 3) on [0, 1] times weight, and whether each
+    is finite, (B,) bool.
+    """
+    apply = _applied(network, grids=None if network.config.family == "dmsn" else grids)
+
+    def weighted(
+        params: dict[str, Any], images: jax.Array, rows: jax.Array, columns: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        image = apply(params, to_network(images)).image
+        return (image + 0.5) * rows[:, None, None] * columns[:, None], _finite(image)
+
+    return _jit(network, weighted)
+
+
+def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
+    """Returns what a program takes to run beside its arguments, as its compiler has planned it.
+
+    The program is compiled, as its first run would do.
+    """
+    plan = program.lower(*arguments).compile().memory_analysis()
+    return int(plan.temp_size_in_bytes + plan.output_size_in_bytes)
+
+
+def _applied(network: Network, **options: Any) -> Any:
+    module = build(
+        network.config,
+        network.precision,
+        convolutions=convolutions_for(network.platform),
+        **options,
+    )
+
+    def apply(params: dict[str, Any], images: jax.Array) -> Output:
+        output: Output = module.apply({"params": params}, images, stages=network.stages)
+        return output
+
+    return apply
+
+
+def _finite(images: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
+
+
+def _jit(network: Network, function: Any) -> jax.stages.Wrapped:
+    return jax.jit(function, compiler_options=compiler_options(network.platform))
