@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -76,10 +78,11 @@ class SelfEnsemble(Ensemble):
         for turns in range(4):
             turned = np.rot90(images, turns, axes=(1, 2))
             for flip in (slice(None), slice(None, None, -1)):
-                yield (
-                    turned[:, :, flip],
-                    lambda x, t=turns, f=flip: np.rot90(x[:, :, f], -t, axes=(1, 2)),
-                )
+                yield turned[:, :, flip], functools.partial(_turned_back, turns=turns, flip=flip)
+
+
+def _turned_back(images: np.ndarray, turns: int, flip: slice) -> np.ndarray:
+    return np.rot90(images[:, :, flip], -turns, axes=(1, 2))
 
 
 class ShiftEnsemble(Ensemble):
@@ -110,10 +113,8 @@ class ShiftEnsemble(Ensemble):
         for top in dict.fromkeys((0, down)):
             for left in dict.fromkeys((0, right)):
                 extended = ((0, 0), (top, down - top), (left, right - left), (0, 0))
-                yield (
-                    np.pad(images, extended, "reflect"),
-                    lambda x, y=top, z=left: x[:, y : y + height, z : z + width],
-                )
+                part = np.s_[:, top : top + height, left : left + width]
+                yield np.pad(images, extended, "reflect"), operator.itemgetter(part)
 
     def _shift(self, size: Size) -> Size:
         """Pixels that the image is extended by; 0 along an axis that is not cut."""

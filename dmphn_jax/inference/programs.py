@@ -72,7 +72,7 @@ def bucket(network: Network) -> jax.stages.Wrapped:
         height, width = images.shape[1:3]
         filling = BucketConvolutions(convolutions, (height, width), (size[0], size[1]))
         module = build(network.config, network.precision, convolutions=filling)
-        output: Output = module.apply({"params": params}, to_network(images), stages=network.stages)
+        output: Any = module.apply({"params": params}, to_network(images), stages=network.stages)
         rows, columns = jnp.arange(height) < size[0], jnp.arange(width) < size[1]
         image = jnp.where((rows[:, None] & columns)[..., None], output.image, 0)
         return from_network(image, images.dtype), _finite(image)
@@ -92,7 +92,7 @@ def by_rows(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
 
     def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
         split = jax.lax.with_sharding_constraint(to_network(images), rows)
-        output: Output = module.apply({"params": params}, split, stages=network.stages)
+        output: Any = module.apply({"params": params}, split, stages=network.stages)
         image = jax.lax.with_sharding_constraint(output.image, rows)
         return from_network(image, images.dtype), _finite(image)
 
@@ -121,9 +121,11 @@ def tile(network: Network, grids: tuple[Grid, ...]) -> jax.stages.Wrapped:
 def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
     """Returns what a program takes to run beside its arguments, as its compiler has planned it.
 
-    The program is compiled, as its first run would do.
+    0 where the compiler does not tell. The program is compiled, as its first run would do.
     """
     plan = program.lower(*arguments).compile().memory_analysis()
+    if plan is None:
+        return 0
     return int(plan.temp_size_in_bytes + plan.output_size_in_bytes)
 
 
@@ -136,7 +138,7 @@ def _applied(network: Network, **options: Any) -> Any:
     )
 
     def apply(params: dict[str, Any], images: jax.Array) -> Output:
-        output: Output = module.apply({"params": params}, images, stages=network.stages)
+        output: Any = module.apply({"params": params}, images, stages=network.stages)
         return output
 
     return apply

@@ -74,7 +74,7 @@ for job in jobs:
 large = noise(300, 96, 3)
 tiled = dmphn_jax.Deblurrer(params=params, config=config, tile=64, overlap=32)
 pending = tiled.submit(large[None])
-assert pending.layout.count > 8 and pending.devices == tuple(jax.devices())
+assert pending.layout.tiles > 8 and pending.devices == tuple(jax.devices())
 one_device = dmphn_jax.Deblurrer(
     params=params, config=config, tile=64, overlap=32, devices=jax.devices()[:1])
 np.testing.assert_array_equal(pending.result()[0], one_device(large))

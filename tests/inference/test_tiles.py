@@ -94,7 +94,7 @@ def test_tiles_give_the_whole_images_result():
 def test_every_familys_tiles_are_cut_where_the_image_is(config, size):
     # Random weights reach less far than weights can: a smaller overlap does.
     whole, tiled, layout = compared(config, size, tile=384, overlap=192)
-    assert layout.count >= 3
+    assert layout.tiles >= 3
     assert np.abs(whole - tiled).max() <= 1e-4
 
 
@@ -111,7 +111,7 @@ def test_what_does_not_fit_into_memory_is_tiled(monkeypatch):
     deblurrer = dmphn_jax.Deblurrer(params=params, config=config, overlap=128)
     pending = deblurrer.submit(image[None])
     assert isinstance(pending, Tiled)
-    assert pending.layout.count > 1
+    assert pending.layout.tiles > 1
     whole = dmphn_jax.Deblurrer(params=params, config=config, tile=10**6)(image)
     assert np.abs(pending.result()[0] / 65535 - whole / 65535).max() <= 1e-4
     assert not isinstance(deblurrer.submit(small[None]), Tiled)
