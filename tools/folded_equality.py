@@ -27,10 +27,9 @@ from dmphn_jax.models import build, convolutions_named, init_params, zoo  # noqa
 BOUND = 1e-12
 # Name, width, (height, width), batch: strips of columns, whole tiles, and neither.
 QUICK = (
-    ("dmphn_1_2_4", 8, (32, 64), 1),
-    ("dmphn_1", 32, (16, 24), 8),
-    ("vmphn_1_2", 8, (16, 40), 3),
-    ("dmsn_2", 8, (24, 40), 1),
+    ("dmphn_1_4", 8, (32, 64), 1),
+    ("dmphn_1", 8, (16, 24), 8),
+    ("dmsn_2", 8, (24, 40), 3),
 )
 
 

@@ -51,11 +51,7 @@ def whole(network: Network) -> Programs:
     def raw(params: dict[str, Any], images: jax.Array) -> Output:
         return apply(params, to_network(images))
 
-    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        image = raw(params, images).image
-        return from_network(image, images.dtype), _finite(image)
-
-    return Programs(_jit(network, raw), _jit(network, quantised))
+    return Programs(_jit(network, raw), _jit(network, _quantised(network)))
 
 
 @functools.cache
@@ -67,7 +63,7 @@ def shared(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     """
     local = PartitionSpec("data")
     program = jax.shard_map(
-        whole(network).quantised,
+        _quantised(network),
         mesh=mesh,
         in_specs=(PartitionSpec(), local),
         out_specs=local,
@@ -149,6 +145,16 @@ def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
     if plan is None:
         return 0
     return int(plan.temp_size_in_bytes + plan.output_size_in_bytes)
+
+
+def _quantised(network: Network) -> Any:
+    apply = _applied(network)
+
+    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        image = apply(params, to_network(images)).image
+        return from_network(image, images.dtype), _finite(image)
+
+    return quantised
 
 
 def _applied(network: Network, **options: Any) -> Any:
