@@ -28,6 +28,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch
+	$(BIN)/hadolint launch/docker/*.Dockerfile
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
