@@ -162,14 +162,23 @@ def test_a_missing_tool_is_one_line(tmp_path):
     )
 
 
-def test_xpk_itself_takes_the_command(cluster):
+@pytest.mark.parametrize("flags", [["--accelerator=v6e-16"], ["--accelerator=h100-80gb-8"]])
+def test_xpk_itself_makes_of_it_what_is_meant(cluster, tmp_path, flags):
     """With the real xpk, where there is one (it needs an environment of its own)."""
     xpk = shutil.which("xpk")
     if xpk is None:
         pytest.skip("xpk is not installed")
-    for flags in (["--accelerator=v6e-16"], ["--accelerator=h100-80gb-8", "--nodes=2"]):
-        done = cluster.run("gke_xpk.sh", *TRAIN, *flags, "--dry-run")
-        line = next(line for line in done.stdout.splitlines() if line.startswith("xpk"))
-        parsed = f"{xpk} {line.removeprefix('xpk')} --dry-run --skip-validation --help"
-        said = subprocess.run(["bash", "-c", parsed], capture_output=True, text=True)
-        assert said.returncode == 0, said.stderr
+    where = ["--zone=us-east5-b", "--nodes=2"]
+    done = cluster.run("gke_xpk.sh", *TRAIN, *where, *flags, "--dry-run")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("xpk"))
+    command = f"{xpk} {line.removeprefix('xpk ')} --dry-run --skip-validation"
+    said = subprocess.run(
+        ["bash", "-c", command], env=cluster.env(), capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    if flags == ["--accelerator=v6e-16"]:  # GPU jobs are started again whatever their status
+        values = next(line for line in said.stdout.splitlines() if "values: [" in line)
+        assert "75" in values.strip(" values:[]").split(",")
+    assert "maxRestarts: 20" in said.stdout
+    assert "terminationGracePeriodSeconds: 120" in said.stdout
+    assert "(exec python -m dmphn_jax.main --supervise" in said.stdout
