@@ -16,7 +16,7 @@ class Contender:
     """One way to do a group's work.
 
     Attributes:
-      library: "jax" or "torch".
+      library: "jax", or that of a peer: "torch", "onnxruntime" or "openvino".
       variant: how it is done, such as "float32" or "as-released".
       precision: of the products: "float32", "tf32", "bfloat16" or "float16".
       case: the work.
@@ -24,7 +24,7 @@ class Contender:
         for inference the float `image` (B, H, W, 3) on [-0.5, 0.5], not clipped; for training
         the `loss` and the `gradient norm` of the first step.
       compile_s: seconds to trace and compile; None where that is not told apart.
-      counts: of `counts.xla_counts`; empty for torch.
+      counts: of `counts.xla_counts`; empty for peers.
       memory: called after the timing; returns {"bytes", "source"}, or None where unknown.
     """
 

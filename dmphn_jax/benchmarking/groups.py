@@ -12,6 +12,7 @@ import numpy as np
 from dmphn_jax.benchmarking import agreement, counts, jax_cases
 from dmphn_jax.benchmarking.ceilings import ceiling
 from dmphn_jax.benchmarking.contender import Contender
+from dmphn_jax.benchmarking.peers import VARIANTS
 from dmphn_jax.benchmarking.timing import Stolen, measure, queue_for
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation.paper import label_of
@@ -64,8 +65,8 @@ class Settings:
     Attributes:
       device: JAX's.
       precisions: of the JAX contenders.
-      torch_device: for the twin; None where it does not compete.
-      torch_variants: names of `torch_cases.VARIANTS`.
+      torch_device: for the twin in PyTorch; None where it does not compete.
+      variants: of the peers that compete, names of `peers.VARIANTS`.
       warmup, rounds, seconds: of `timing.measure`.
       tolerance: of `agreement.check`.
       seed: of weights and images.
@@ -74,7 +75,7 @@ class Settings:
     device: jax.Device
     precisions: tuple[str, ...] = ("float32",)
     torch_device: Any = None
-    torch_variants: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     warmup: int = 2
     rounds: int = 20
     seconds: float = 60.0
@@ -107,15 +108,18 @@ def contenders(group: Group, settings: Settings) -> list[Contender]:
         make(config, params, *images, precision=precision, device=settings.device, **kind)
         for precision in precisions
     ]
-    if settings.torch_device is not None:
-        from dmphn_jax.benchmarking import torch_cases
+    kind.pop("seed", None)
+    for variant in settings.variants:
+        if VARIANTS[variant].library == "torch":
+            from dmphn_jax.benchmarking import torch_cases
 
-        make = getattr(torch_cases, group.mode)
-        kind.pop("seed", None)
-        made += [
-            make(config, params, *images, variant=variant, device=settings.torch_device, **kind)
-            for variant in settings.torch_variants
-        ]
+            make = getattr(torch_cases, group.mode)
+            device = {"device": settings.torch_device}
+            made.append(make(config, params, *images, variant=variant, **device, **kind))
+        elif group.mode == "inference":
+            from dmphn_jax.benchmarking import onnx_cases
+
+            made.append(onnx_cases.inference(config, params, *images, variant=variant, **kind))
     return made
 
 

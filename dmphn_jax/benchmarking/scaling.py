@@ -82,7 +82,7 @@ def run(name: str, points: Sequence[tuple[float, Group]], settings: Settings) ->
     Raises UserError if the points do not fit into memory together.
     """
     alone = dataclasses.replace(
-        settings, precisions=settings.precisions[:1], torch_device=None, torch_variants=()
+        settings, precisions=settings.precisions[:1], torch_device=None, variants=()
     )
 
     def timed() -> list[Times]:

@@ -17,7 +17,7 @@ from dmphn_jax import __version__
 from dmphn_jax.files import write_file
 from dmphn_jax.tables import markdown_table, without_empty_columns
 
-FORMAT = 1
+FORMAT = 2  # 1 had PyTorch's ratios only, in the field `torch`
 
 NOTES = """\
 Random images, and random weights as training begins with. Every call is synchronised: the clock
@@ -25,7 +25,7 @@ stops when the result is there. The rows of one model, size and batch are compet
 warm-up each round runs every one of them once, in turn. *p50* and *p90* are of single calls.
 *images/s* is the batch over the median time of a call{queued}. *stolen* is the share of the busy
 processors' time that a virtual machine's host gave to other guests while the group was timed.
-*compile s* is tracing and compiling of the JAX program{cached}; what PyTorch compiles is not told
+*compile s* is tracing and compiling of the JAX program{cached}; what peers compile is not told
 apart. *memory MB* is, by the letter beside it: *d* the peak the device reports for this process
 so far, *c* what the compiled program needs (arguments, outputs, temporaries), *t* the peak of
 PyTorch's allocator.{kept}
@@ -51,6 +51,7 @@ def report(
     device: Any,
     settings: dict[str, Any],
     torch_device: Any = None,
+    libraries: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns a report without figures, as plain JSON values; rows are added to its lists.
 
@@ -59,8 +60,9 @@ def report(
       device: JAX's.
       settings: what else tells how it was measured.
       torch_device: PyTorch's, if it competes.
+      libraries: of the peers.
     """
-    libraries = ["jax", "jaxlib", "flax", "optax", "numpy"]
+    libraries = ["jax", "jaxlib", "flax", "optax", "numpy", *libraries]
     environment = {
         "device": _processor() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
@@ -72,7 +74,6 @@ def report(
     if torch_device is not None:
         import torch
 
-        environment["libraries"]["torch"] = torch.__version__
         environment["torch_device"] = str(torch_device)
         environment["torch_threads"] = torch.get_num_threads()
     return {
@@ -102,7 +103,7 @@ def _processor() -> str:
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns, for one group's rows, every PyTorch time over every JAX time.
+    """Returns, for one group's rows, every peer's time over every JAX time.
 
     `ratio` is the median over the rounds of the ratio within a round: the two ran one after the
     other, so what slows the machine for a while slows both. `ratio_best` is that of the minima.
@@ -110,13 +111,13 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for ours in rows:
         for theirs in rows:
-            if (ours["library"], theirs["library"]) == ("jax", "torch"):
+            if ours["library"] == "jax" != theirs["library"]:
                 what = ("mode", "model", "label", "stages", "height", "width", "batch")
                 found.append(
                     {name: ours[name] for name in what}
                     | {
                         "jax": ours["contender"],
-                        "torch": theirs["contender"],
+                        "peer": theirs["contender"],
                         "ratio": float(np.median(np.divide(theirs["times_ms"], ours["times_ms"]))),
                         "ratio_best": theirs["min_ms"] / ours["min_ms"],
                     }
@@ -146,7 +147,7 @@ def markdown(made: dict[str, Any]) -> str:
         if rows := [row for row in made["rows"] if row["mode"] == mode]:
             lines += [f"## {mode.capitalize()}", "", _rows_table(rows), "", note, ""]
     if made["ratios"]:
-        lines += ["## PyTorch's time over JAX's", "", _ratio_table(made["ratios"]), ""]
+        lines += ["## The peers' time over JAX's", "", _ratio_table(made["ratios"]), ""]
         lines += [
             "*ratio* is the median over the rounds of the ratio within a round, *of the best* that "
             "of the shortest times; above 1, JAX is faster.",
@@ -226,9 +227,9 @@ def _rows_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _ratio_table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(
-        ["work", "PyTorch", "JAX", "ratio", "of the best"],
+        ["work", "peer", "JAX", "ratio", "of the best"],
         [
-            [_work(row), row["torch"], row["jax"]]
+            [_work(row), row["peer"], row["jax"]]
             + [f"{row[name]:.2f}" for name in ("ratio", "ratio_best")]
             for row in rows
         ],

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,12 @@ from torch import Tensor
 
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.counts import cut
+from dmphn_jax.benchmarking.peers import VARIANTS, Variant, fitting
 from dmphn_jax.benchmarking.timing import Case
-from dmphn_jax.benchmarking.torch_twin import Twin, patch_by_patch, stacked
-from dmphn_jax.benchmarking.variants import VARIANTS, Variant
+from dmphn_jax.benchmarking.torch_twin import Twin, check_family, patch_by_patch, stacked
+from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig
+from dmphn_jax.runtime import cores
 from dmphn_jax.training.optimizer import OptimizerOptions
 
 
@@ -128,7 +129,7 @@ def _network(
     net = Twin(config, stacked if how.channels_last else patch_by_patch).load(params).to(device)
     if how.channels_last:
         net = net.to(memory_format=torch.channels_last)
-    if not how.compiled:
+    if how.peer != "torch-compile":
         return net, net
     torch._dynamo.reset()  # what earlier variants compiled counts against its limit
     return net, torch.compile(net)
@@ -200,9 +201,36 @@ def matmul_case(size: int, dtype: str, device: torch.device) -> Case:
 
 def prepare() -> None:
     """Gives PyTorch every core this process may use, and lets cuDNN search."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    torch.set_num_threads(cores())
     torch.backends.cudnn.benchmark = True
+
+
+def competitors(
+    device: Any, used: Sequence[str], models: Sequence[ModelConfig], asked: Sequence[str]
+) -> tuple[Any, list[str]]:
+    """Returns PyTorch's device, the same as JAX's, and the variants of the peers to run.
+
+    Args:
+      device: JAX's.
+      used: the peers.
+      models: that they are to run.
+      asked: variants of PyTorch; empty: those that fit.
+
+    Raises UserError for a model without a twin, a device that PyTorch has not, and variants of
+    another platform.
+    """
+    for model in models:
+        check_family(model)
+    on_gpu = device.platform == "gpu"
+    if on_gpu and not torch.cuda.is_available():
+        raise UserError("--vs: JAX computes on a GPU that this PyTorch cannot use")
+    if device.platform not in ("cpu", "gpu"):
+        raise UserError(f"--vs compares on a CPU or a GPU, not on {device.platform}")
+    for name in asked:
+        if device.platform not in VARIANTS[name].platforms:
+            raise UserError(f"--torch-variants {name}: needs a {'C' if on_gpu else 'G'}PU")
+    prepare()
+    fit = fitting(used, device.platform)
+    if asked:
+        fit = [*asked] + [name for name in fit if VARIANTS[name].library != "torch"]
+    return torch.device("cuda" if on_gpu else "cpu"), fit

@@ -171,5 +171,5 @@ def check_family(config: ModelConfig) -> None:
     if config.family != "dmphn":
         raise UserError(
             f"{zoo.name_of(config)}: the PyTorch twin covers the dmphn family; "
-            "leave the model or --vs torch out"
+            "leave the model or --vs out"
         )

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from dmphn_jax.benchmarking.variants import VARIANTS
+from dmphn_jax.benchmarking import peers
+from dmphn_jax.benchmarking.peers import PEERS, VARIANTS
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
@@ -25,11 +26,14 @@ and the share of the device's ceilings, which are measured too (a large matrix p
 precision, a large copy). Every call is synchronised and warmed up. Prints Markdown; with --out DIR
 also writes benchmark.md and benchmark.json.
 
-With --vs torch, our PyTorch twin of the same network and weights competes: every round runs each
-competitor once, in turn. First it is checked that all give the same image. As released: NCHW, patch
-by patch, float32; channels_last: patches stacked; on a GPU also TF32 and torch.compile with TF32,
-bfloat16 and float16 (not run on one so far). Only one computes at a time."""
+With --vs, our PyTorch twin of the same network and weights competes: every round runs each
+competitor once, in turn. First it is checked that all give the same image. torch: as released
+(NCHW, patch by patch, float32), and patches stacked in channels_last, in bfloat16 too where the
+processor has it; on a GPU also in TF32. torch-compile: torch.compile in float32 and bfloat16; on a
+GPU (not run on one so far) in TF32, bfloat16 and float16. onnxruntime: float32. openvino: float32
+and bfloat16. The last two are for inference on a CPU. Only one computes at a time."""
 
+_TORCH_VARIANTS = [name for name, how in VARIANTS.items() if how.library == "torch"]
 _SIZES = {"inference": (720, 1280), "training": (256, 256)}
 _BATCHES = {"inference": 1, "training": 6}  # one image, and the paper's batch
 
@@ -73,8 +77,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help=f"{', '.join(PRECISIONS)}; float16 for inference only (float32)",
     )
-    add("--vs", choices=("torch",), help="compare; needs pip install 'dmphn_jax[compare]'")
-    add("--torch-variants", metavar="NAMES", help=f"of {', '.join(VARIANTS)} (what fits here)")
+    add(
+        "--vs",
+        metavar="PEERS",
+        help=f"compare with those of {', '.join(PEERS)} that are installed; "
+        "pip install 'dmphn_jax[compare]' brings all",
+    )
+    add(
+        "--torch-variants",
+        metavar="NAMES",
+        help=f"of {', '.join(_TORCH_VARIANTS)} (what fits here)",
+    )
     add(
         "--tolerance",
         type=float,
@@ -122,9 +135,10 @@ def main(argv: list[str]) -> int:
         dataclasses.replace(zoo.get(name), width=args.width) for name in args.models.split(",")
     ]
     precisions = _names("--precisions", args.precisions, PRECISIONS)
-    variants = _names("--torch-variants", args.torch_variants, VARIANTS)
-    _check_options(args, models, precisions)
-    if args.vs:
+    named = _names("--vs", args.vs, PEERS)
+    asked = _names("--torch-variants", args.torch_variants, _TORCH_VARIANTS)
+    _check_options(args, models, precisions, named)
+    if named:
         # JAX would take three quarters of a GPU's memory before PyTorch gets any.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -136,12 +150,19 @@ def main(argv: list[str]) -> int:
     if keep_memory:
         keep_freed_memory()
     device = jax.local_devices()[0]
-    torch_device, variants = _torch(device, variants) if args.vs else (None, [])
+    torch_device, variants = None, []
+    if named:
+        used = peers.usable(
+            named, on_cpu=device.platform == "cpu", training=args.mode == "training"
+        )
+        from dmphn_jax.benchmarking.torch_cases import competitors
+
+        torch_device, variants = competitors(device, used, models, asked)
     settings = groups.Settings(
         device=device,
         precisions=tuple(precisions),
         torch_device=torch_device,
-        torch_variants=tuple(variants),
+        variants=tuple(variants),
         warmup=args.warmup,
         rounds=args.rounds,
         seconds=args.seconds,
@@ -159,6 +180,7 @@ def main(argv: list[str]) -> int:
         command=shlex.join(["dmphn", "benchmark", *argv]),
         device=device,
         torch_device=torch_device,
+        libraries=list(dict.fromkeys(VARIANTS[name].library for name in variants)),
         settings={
             "warmup": args.warmup,
             "rounds": args.rounds,
@@ -244,7 +266,10 @@ def _measure(
 
 
 def _check_options(
-    args: argparse.Namespace, models: list[ModelConfig], precisions: list[str]
+    args: argparse.Namespace,
+    models: list[ModelConfig],
+    precisions: list[str],
+    named: list[str],
 ) -> None:
     """Raises UserError for options that make no sense together."""
     for flag in ("seconds", "tolerance"):
@@ -254,39 +279,10 @@ def _check_options(
         raise UserError(f"--out {shown(args.out)}: is a file; name a folder")
     if args.mode != "inference" and not set(precisions) <= set(COMPUTE_DTYPES):
         raise UserError(f"--precisions float16: for --mode inference, not {args.mode}")
-    if args.torch_variants and not args.vs:
-        raise UserError("--torch-variants needs --vs torch")
-    if not args.vs:
-        return
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise UserError("--vs torch needs PyTorch: pip install 'dmphn_jax[compare]'") from None
-    from dmphn_jax.benchmarking.torch_twin import check_family
-
-    for model in models:
-        check_family(model)
-    if "float32" not in precisions:
-        raise UserError("--vs torch compares images in float32 first: add it to --precisions")
-
-
-def _torch(device: Any, asked: list[str]) -> tuple[Any, list[str]]:
-    """Returns PyTorch's device, the same as JAX's, and the variants to run on it."""
-    import torch
-
-    from dmphn_jax.benchmarking.torch_cases import prepare
-
-    if device.platform == "gpu" and not torch.cuda.is_available():
-        raise UserError("--vs torch: JAX computes on a GPU that this PyTorch cannot use")
-    if device.platform not in ("cpu", "gpu"):
-        raise UserError(f"--vs torch compares on a CPU or a GPU, not on {device.platform}")
-    on_gpu = device.platform == "gpu"
-    for name in asked:
-        if VARIANTS[name].needs_gpu and not on_gpu:
-            raise UserError(f"--torch-variants {name}: needs a GPU")
-    prepare()
-    fitting = [name for name in VARIANTS if on_gpu or not VARIANTS[name].needs_gpu]
-    return torch.device("cuda" if on_gpu else "cpu"), asked or fitting
+    if args.torch_variants and not {"torch", "torch-compile"} & set(named):
+        raise UserError("--torch-variants needs --vs torch or torch-compile")
+    if named and "float32" not in precisions:
+        raise UserError("--vs compares images in float32 first: add it to --precisions")
 
 
 def _say(text: str) -> None:

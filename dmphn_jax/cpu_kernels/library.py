@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -197,8 +198,10 @@ def _run(command: list[str]) -> tuple[str | None, str]:
 
     Its processes end with it, with the time limit, and with an interrupt.
     """
-    try:
-        process = subprocess.Popen(
+    # An interrupt reaches this thread alone, so that another's `Popen` always tells the process.
+    with ThreadPoolExecutor(1) as other:
+        started = other.submit(
+            subprocess.Popen,
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -207,16 +210,18 @@ def _run(command: list[str]) -> tuple[str | None, str]:
             errors="replace",
             start_new_session=True,
         )
-    except OSError as error:
-        return f"{command[0]}: {error.strerror}", ""
-    try:
-        said, _ = process.communicate(timeout=COMPILE_S)
-    except BaseException as error:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if isinstance(error, subprocess.TimeoutExpired):
-            return f"the compiler was stopped after {COMPILE_S:.0f} s", ""
-        raise
+        try:
+            process = started.result()
+            said, _ = process.communicate(timeout=COMPILE_S)
+        except OSError as error:
+            return f"{command[0]}: {error.strerror}", ""
+        except BaseException as error:
+            process = started.result()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                return f"the compiler was stopped after {COMPILE_S:.0f} s", ""
+            raise
     if process.returncode == 0:
         return None, said
     errors = [line for line in said.splitlines() if "error" in line]

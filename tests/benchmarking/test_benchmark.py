@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from dmphn_jax import cpu_kernels, runtime
-from dmphn_jax.benchmarking import agreement, counts, groups, jax_cases, scaling, tables, timing
+from dmphn_jax.benchmarking import (
+    agreement,
+    counts,
+    groups,
+    jax_cases,
+    peers,
+    scaling,
+    tables,
+    timing,
+)
 from dmphn_jax.benchmarking.ceilings import ceiling, ceilings
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.commands import benchmark
@@ -227,7 +236,7 @@ def test_the_command_writes_its_figures(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert (tmp_path / "new" / "benchmark.md").read_text() == printed
     made = json.loads((tmp_path / "new" / "benchmark.json").read_text())
-    assert made["format"] == 1
+    assert made["format"] == 2
     assert kept == [True], "as training does it"
     assert made["settings"]["keep_memory"]
     assert "the process kept freed memory" in printed
@@ -265,6 +274,7 @@ def test_the_command_against_torch_and_its_scaling(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(scaling, "sweeps", lambda *_: {"batch": two})
     small = ceilings(jax.devices()[0], small=True)
     monkeypatch.setattr("dmphn_jax.benchmarking.ceilings.ceilings", lambda *_, **__: small)
+    monkeypatch.setattr(peers, "_bfloat16_on_cpu", lambda: False)
     argv = [*TINY, "--vs=torch", "--scaling", f"--out={tmp_path}"]
     assert benchmark.main(argv) == 0
     printed = capsys.readouterr().out
@@ -272,7 +282,7 @@ def test_the_command_against_torch_and_its_scaling(tmp_path, capsys, monkeypatch
     times = {row["contender"]: row["times_ms"] for row in made["rows"]}
     assert list(times) == ["jax float32", "torch as-released", "torch channels-last"]
     for row in made["ratios"]:
-        theirs, ours = times[row["torch"]], times[row["jax"]]
+        theirs, ours = times[row["peer"]], times[row["jax"]]
         assert row["ratio"] == pytest.approx(np.median(np.divide(theirs, ours)))
         assert row["ratio_best"] == pytest.approx(min(theirs) / min(ours))
     assert len(made["ratios"]) == 2
@@ -287,7 +297,7 @@ def test_the_command_against_torch_and_its_scaling(tmp_path, capsys, monkeypatch
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     for text in (
         "## Agreement",
-        "PyTorch's time over JAX's",
+        "The peers' time over JAX's",
         "Ceilings, measured",
         "R²",
         "torch as-released",
@@ -323,7 +333,9 @@ def test_contenders_that_disagree_are_not_timed(monkeypatch, capsys):
         (["--seconds=-1"], "--seconds -1.0: must be 0 or more"),
         (["--tolerance=nan"], "--tolerance nan: must be 0 or more"),
         (["--out=FILE"], "is a file; name a folder"),
-        (["--torch-variants=as-released"], "--torch-variants needs --vs torch"),
+        (["--vs=torch,tensorrt"], "--vs tensorrt: one of torch, torch-compile"),
+        (["--torch-variants=as-released", "--vs=openvino"], "needs --vs torch or torch-compile"),
+        (["--torch-variants=as-released"], "--torch-variants needs --vs torch or torch-compile"),
         (["--models=dmsn_2", "--scaling", "--sizes=64x64"], "--scaling: dmsn_2 has scales"),
     ],
 )
@@ -356,7 +368,35 @@ def test_mistakes_with_torch_are_one_line(capsys, argv, message):
 def test_without_torch_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run_command(benchmark.main, ["--vs=torch"]) == 2
-    assert "pip install 'dmphn_jax[compare]'" in capsys.readouterr().err
+    assert "pip install torch, or 'dmphn_jax[compare]'" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_missing_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(peers, "_installed", lambda module: module not in ("onnx", "onnxruntime"))
+    named = ["torch", "onnxruntime", "openvino"]
+    assert peers.usable(named, on_cpu=True, training=False) == ["torch"]
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2
+    assert "left out: --vs onnxruntime needs onnx onnxruntime: pip install onnx onnxr" in err[0]
+    assert "--vs openvino needs onnx: pip install onnx," in err[1]
+    with pytest.raises(UserError, match=r"onnxruntime needs .*; --vs openvino needs"):
+        peers.usable(named[1:], on_cpu=True, training=False)
+
+
+@pytest.mark.parametrize(("on_cpu", "training"), [(False, False), (True, True)])
+def test_some_peers_do_inference_on_a_cpu_only(monkeypatch, capsys, on_cpu, training):
+    monkeypatch.setattr(peers, "_installed", lambda _: True)
+    named = ["openvino", "torch"]
+    assert peers.usable(named, on_cpu=on_cpu, training=training) == ["torch"]
+    assert "--vs openvino compares inference on a CPU only" in capsys.readouterr().err
+
+
+def test_torch_compile_needs_a_compiler_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(peers, "_installed", lambda _: True)
+    monkeypatch.setattr(peers.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        peers.usable(["torch-compile"], on_cpu=True, training=False)
+    assert peers.usable(["torch-compile"], on_cpu=False, training=True) == ["torch-compile"]
 
 
 def test_what_does_not_fit_is_one_line(monkeypatch):

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dmphn_jax.benchmarking import agreement, groups, jax_cases
+from dmphn_jax.benchmarking import agreement, groups, jax_cases, peers
+from dmphn_jax.benchmarking.peers import VARIANTS
 from dmphn_jax.models import ModelConfig, build, init_params, zoo
 from tests.support.networks import random_image, random_params
 
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def settings(**fields):
-    fields = {"torch_variants": ("as-released", "channels-last")} | fields
+    fields = {"variants": ("as-released", "channels-last")} | fields
     return groups.Settings(device=jax.devices()[0], torch_device=CPU, **fields)
 
 
@@ -77,15 +78,16 @@ def test_both_train_alike(monkeypatch):
     # The GPU's variants run here too, all but what they would be compiled to.
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda net: compiled(net, backend="eager"))
-    made = groups.contenders(group, settings(torch_variants=tuple(torch_cases.VARIANTS)))
+    variants = [name for name, how in VARIANTS.items() if how.library == "torch"]
+    made = groups.contenders(group, settings(variants=tuple(variants)))
     first = made[0].check()
     recorded = dataclasses.replace(made[0], check=lambda: first)
     compared = agreement.check([recorded, *made[1:]])
-    assert len(compared) == 2 * len(torch_cases.VARIANTS)
+    assert len(compared) == 2 * len(variants)
     assert {row["what"] for row in compared} == {"loss", "gradient norm"}
     for _ in range(3):
         ours, *theirs = [c.check() for c in made if c.precision == "float32"]
-        assert len(theirs) == 2
+        assert len(theirs) == 3
         for other in theirs:
             for what, value in ours.items():
                 np.testing.assert_allclose(other[what], value, rtol=1e-4)
@@ -110,7 +112,7 @@ def test_first_stages_and_bfloat16_agree():
     assert rows["torch as-released"]["difference"] <= 1e-5 * rows["torch as-released"]["scale"]
     assert 0 < rows["jax bfloat16"]["difference"] <= 0.1 * rows["jax bfloat16"]["scale"]
     # What is timed is the same image, rounded to whole grey levels.
-    ours, theirs = made[0].case.start(), made[2].case.start()
+    (ours, _), theirs = made[0].case.start(), made[2].case.start()
     assert theirs.dtype == torch.uint8
     difference = np.asarray(ours).astype(int) - theirs.permute(0, 2, 3, 1).numpy()
     assert np.abs(difference).max() <= 1
@@ -124,6 +126,35 @@ def test_a_changed_weight_is_found(monkeypatch):
         agreement.check(made)
 
 
-def test_variants_for_a_gpu_are_marked():
-    on_cpu = [name for name, how in torch_cases.VARIANTS.items() if not how.needs_gpu]
-    assert on_cpu == ["as-released", "channels-last"]
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_variants_that_fit_a_cpu(monkeypatch, bfloat16):
+    monkeypatch.setattr(peers, "_bfloat16_on_cpu", lambda: bfloat16)
+    found = peers.fitting(tuple(peers.PEERS), "cpu")
+    exact = ["as-released", "channels-last", "compile", "onnxruntime-float32", "openvino-float32"]
+    low = ["channels-last-bfloat16", "compile-bfloat16", "openvino-bfloat16"]
+    assert sorted(found) == sorted(exact + low * bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("peer", "names"),
+    [
+        ("onnxruntime", ["onnxruntime float32"]),
+        ("openvino", ["openvino float32", "openvino bfloat16"]),
+    ],
+)
+def test_onnx_files_give_our_images(monkeypatch, peer, names):
+    for module in peers.PEERS[peer].modules:
+        pytest.importorskip(module, reason=f"{module} is not installed (extra `compare`)")
+    monkeypatch.setattr(peers, "_bfloat16_on_cpu", lambda: True)
+    config = dataclasses.replace(zoo.get("stack2_dmphn_1_2"), width=4)
+    group = groups.Group("inference", config, (16, 16), 2)
+    made = groups.contenders(group, settings(variants=tuple(peers.fitting([peer], "cpu"))))
+    assert [contender.name for contender in made] == ["jax float32", *names]
+    rows = {row["contender"]: row for row in agreement.check(made)}
+    row = rows[f"{peer} float32"]
+    assert row["difference"] <= 1e-5 * row["scale"]
+    (ours, _), *theirs = [contender.case.start() for contender in made]
+    for other, contender in zip(theirs, made[1:], strict=True):
+        assert other.dtype == np.uint8
+        difference = np.abs(np.asarray(ours).astype(int) - other.transpose(0, 2, 3, 1))
+        assert difference.max() <= (1 if contender.precision == "float32" else 3)
