@@ -21,7 +21,7 @@ _PARENT = "DMPHN_SUPERVISED_BY"
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 # What the service and gloo say before they abort; nothing of it helps a person.
 _ABORTING = re.compile(
-    r"[EF]\d{4} [\d:.]+ +\d+ (coordination_service\w*\.(cc|h)|client\.h):"
+    r"[EF]\d{4} [\d:.]+ +\d+ (coordination_service\w*\.cc|preemption_sync_manager\.cc|client\.h):"
     r"|terminate called after throwing an instance of 'gloo"
 )
 
@@ -88,7 +88,7 @@ def why_lost(text: str) -> str:
             "and is the first one's port open to the others?"
         )
     silent = re.search(r"unhealthy \(stopped sending heartbeats\):\s*([\d,\s]*\d)", text)
-    numbers = re.findall(r"\d+", silent[1]) if silent else []
+    numbers = sorted(re.findall(r"\d+", silent[1]), key=int) if silent else []
     if len(numbers) > 1:
         gone = f"processes {', '.join(numbers)} are gone"
     elif numbers:
