@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "scenes": "draw synthetic scenes, and tell how blurred they are",
     "benchmark": "measure speed, memory and cost, beside PyTorch's",
     "benchmark-data": "measure crops per second of every data feed",
+    "status": "tell where a training run stands: step, rate, last checkpoint, health",
     "demo": "train a small network on synthetic scenes and show what it learned",
 }
 
