@@ -233,7 +233,7 @@ case $action in
   train) dry_state=ABSENT; train ;;
   status)
     say "$NAME: $(state)"
-    on 0 "tail -n 5 .dmphn/$NAME/log" ;;
+    on 0 "bash $NAME/launch/on_host.sh last" ;;
   log) follow ;;
   stop) on all "bash $NAME/launch/on_host.sh stop" ;;
   delete) remove ;;

@@ -6,13 +6,15 @@
 #   launch/on_host.sh idle                   fails if a run is at work here
 #   launch/on_host.sh start [flags]          trains in the background; nothing if it does already
 #   launch/on_host.sh follow                 shows the log until the run ends; ends with its status
+#   launch/on_host.sh last                   shows the end of the log
 #   launch/on_host.sh foreground [flags]     trains in this terminal
 #   launch/on_host.sh stop [SIGNAL]          asks the run here to save and end (INT: for good)
 #
 # `follow` says 70 where the run says 1, so that 1 is what an ssh client says of its own troubles.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-state=${STATE:-$HOME/.dmphn}/$(basename "$PWD") # what this script remembers
+# What this script remembers; hosts may share a home.
+state=${STATE:-$HOME/.dmphn/$(hostname)}/$(basename "$PWD")
 mkdir -p "$state"
 
 version() { cat .version 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo unknown; }
@@ -85,11 +87,13 @@ follow() {
   fi
   # No status: the host was restarted under the run.
   local status tries=0
-  until [[ -e $state/status || $((tries += 1)) -gt 50 ]]; do sleep 0.1; done
+  until [[ -e $state/status || $((tries += 1)) -gt 20 ]]; do sleep 0.1; done
   status=$(cat "$state/status" 2>/dev/null || echo 137)
   [[ $status != 1 ]] || status=70
   exit "$status"
 }
+
+last() { tail -n 5 "$state/log"; }
 
 foreground() {
   echo $$ >"$state/pid" # stays that of the command that takes this shell's place
@@ -106,6 +110,6 @@ stop() {
 
 action=${1:-}
 case $action in
-  install | reach | idle | start | follow | foreground | stop) shift; "$action" "$@" ;;
+  install | reach | idle | start | follow | last | foreground | stop) shift; "$action" "$@" ;;
   *) echo "on_host.sh: no action '$action'" >&2; exit 2 ;;
 esac

@@ -104,7 +104,8 @@ class Hosts:
 
     def pid(self, host: int) -> int:
         """Returns the process that launch/on_host.sh runs on a host: the parent that watches."""
-        state = self.folder / f"127.0.0.{host + 1}" / ".dmphn" / "dmphn_jax"
+        home = self.folder / f"127.0.0.{host + 1}"
+        state = home / ".dmphn" / socket.gethostname() / "dmphn_jax"
         return int((state / "pid").read_text())
 
     def training(self, host: int) -> int:
