@@ -88,15 +88,16 @@ def build(
     return Stack(unit, config.stages)
 
 
-LAYOUTS = ("xla",)
+LAYOUTS = ("xla", "cudnn")
 """Formulations of the convolutions that any program can be compiled with."""
 
 
 def convolutions_named(layout: str) -> Convolutions:
     """Returns the formulation of a name of `LAYOUTS`; raises UserError for another name."""
     from dmphn_jax.models.convolutions import XLA
+    from dmphn_jax.models.cudnn_convolutions import CudnnConvolutions
 
-    known = {"xla": XLA}
+    known = {"xla": XLA, "cudnn": CudnnConvolutions()}
     if layout not in known:
         raise UserError(
             f"layout {layout!r} is not known{nearest(layout, known)}: one of {', '.join(known)}"
@@ -108,12 +109,14 @@ def convolutions_for(platform: str) -> Convolutions:
     """Returns the fastest formulation of the convolutions on a platform of JAX, such as "cpu".
 
     On a CPU the kernels of `cpu_kernels`, compiled at their first use on a machine and loaded here,
-    once per process; where they cannot be had, and on other platforms, XLA's. The choice is that of
-    the entry points: it may run a compiler and reads the environment, which tracing a model does
-    not.
+    once per process; on a GPU those that become single calls of cuDNN; where neither can be had,
+    and on other platforms, XLA's. The choice is that of the entry points: it may run a compiler and
+    reads the environment, which tracing a model does not.
     """
     from dmphn_jax.models.convolutions import XLA
 
+    if platform in ("gpu", "cuda"):  # JAX has both names
+        return convolutions_named("cudnn")
     if platform != "cpu":
         return XLA
     from dmphn_jax import cpu_kernels

@@ -70,10 +70,11 @@ class Encoder(nn.Module):
             3,
             self.width,
             dtype=jnp.float32,
+            output=self.dtype,
             precision=image_precision(self.dtype),
             convolutions=self.convolutions,
             name="conv_1",
-        )(self.convolutions.enter(image)).astype(self.dtype)
+        )(self.convolutions.enter(image))
         for i, factor in enumerate((1, 2, 4)):
             channels = factor * self.width
             if i:
