@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := $(wildcard requirements/py$(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q $(if $(LOCK),-c $(LOCK))
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test lint format lock plan plan-gpu clean
 
 $(VENV)/.core: pyproject.toml setup.py $(LOCK)
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,24 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+# The project with the compilers of TPUs and of NVIDIA GPUs, apart from .venv: JAX would take libtpu
+# for a sign of a TPU. They print the tables of docs/plan.md; no device is needed.
+.venv-plan/.done: pyproject.toml $(LOCK)
+	$(PYTHON) -m venv .venv-plan
+	$(subst $(VENV),.venv-plan,$(PIP)) -e . libtpu
+	@touch $@
+
+.venv-plan-gpu/.done: pyproject.toml $(LOCK)
+	$(PYTHON) -m venv .venv-plan-gpu
+	$(subst $(VENV),.venv-plan-gpu,$(PIP)) -e . 'jax[cuda13]'
+	@touch $@
+
+plan: .venv-plan/.done
+	.venv-plan/bin/python tools/plan_table.py --rows TPU
+
+plan-gpu: .venv-plan-gpu/.done
+	.venv-plan-gpu/bin/python tools/plan_table.py --rows GPU
+
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -41,4 +59,4 @@ lock:
 	  > requirements/py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-plan .venv-plan-gpu build dist *.egg-info

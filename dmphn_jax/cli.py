@@ -16,6 +16,7 @@ from dmphn_jax.errors import UserError, nearest, run_command
 COMMANDS: dict[str, str] = {
     "deblur": "deblur images and folders",
     "convert": "turn the authors' PyTorch weights into a checkpoint, and back",
+    "pull": "download the authors' weights by name",
     "models": "print every model of the paper: size, cost, PSNR, SSIM",
     "evaluate": "PSNR, SSIM and runtime of checkpoints beside the paper's",
     "visualize": "draw every level's and every stage's output (Fig. 7, 8)",

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dmphn_jax.errors import UserError, one_line
@@ -104,6 +104,25 @@ def settle(path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(OSError), open(scratch / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _clear(scratch, path)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], waiting: Callable[[], object]) -> Iterator[None]:
+    """Holds the lock of the file `path`, made if need be, while the body runs.
+
+    Where another process holds it, calls `waiting` and waits. A process that ends lets go of it,
+    however it ends. The file stays: removed, it could be locked by two. Raises OSError as the
+    system does.
+    """
+    with open(path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
 
 
 def _clear(scratch: Path, path: Path) -> None:

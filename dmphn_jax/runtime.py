@@ -66,11 +66,11 @@ def cache_compilations() -> None:
 
 
 @functools.cache
-def cache_folder(name: str) -> Path | None:
+def cache_folder(name: str, *, writable: bool = True) -> Path | None:
     """Returns a folder of the user's cache, made if need be, with access for the user alone.
 
-    None where it cannot be written, and, saying so on stderr, where others may write: what lies in
-    a cache is code that runs.
+    None where it cannot be made or, if it is to be `writable`, not be written; and, saying so on
+    stderr, where others may write: what lies in a cache is code that runs.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "dmphn_jax" / name
@@ -88,7 +88,7 @@ def cache_folder(name: str) -> Path | None:
             file=sys.stderr,
         )
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if not writable or os.access(folder, os.W_OK) else None
 
 
 def _open_to_others(folder: Path) -> Path | None:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import stat
@@ -167,3 +168,23 @@ def test_why_finds_what_the_system_said():
     assert files.why(OSError(28, "No space left on device")) == "No space left on device"
     assert files.why(ValueError("UNKNOWN: [File too large] while\nwriting")) == "File too large"
     assert files.why(ValueError("x" * 500)) == "x" * 157 + "..."
+
+
+def test_a_lock_is_waited_for_and_let_go_of_whatever_happens(tmp_path):
+    path, waited = tmp_path / "lock", threading.Event()
+
+    def second():
+        with files.locked(path, waited.set):
+            done.append("second")
+
+    done: list[str] = []
+    thread = threading.Thread(target=second, daemon=True)
+    with contextlib.suppress(KeyError), files.locked(path, pytest.fail):
+        thread.start()
+        assert waited.wait(60)
+        done.append("first")
+        raise KeyError
+    thread.join(timeout=60)
+    assert done == ["first", "second"]
+    with files.locked(path, pytest.fail):
+        pass

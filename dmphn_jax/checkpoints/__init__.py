@@ -1,19 +1,30 @@
 """A model on disk: parameters, configuration and a digest of the parameters.
 
-`model` holds the folder format and `items` its files (imported on first use: they take jax and
-orbax); `torch` reads and writes the authors' files without either.
+`weights` finds checkpoints by path or by name, `model` holds the folder format and `items` its
+files (imported on first use: they take jax and orbax); `torch` reads and writes the authors'
+files without either.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-__all__ = ["Checkpoint", "alone", "digest", "load", "model_item", "read_model_item", "save"]
+_HOMES = {
+    "Checkpoint": "model",
+    "alone": "items",
+    "digest": "model",
+    "find": "weights",
+    "load": "weights",
+    "model_item": "model",
+    "read_model_item": "weights",
+    "resolve": "weights",
+    "save": "model",
+}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from dmphn_jax.checkpoints import items, model
-
-        return getattr(items if name == "alone" else model, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'dmphn_jax.checkpoints' has no attribute {name!r}")

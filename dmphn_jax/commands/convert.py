@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
         "  dmphn convert checkpoints/DMPHN_1_2_4 dmphn_1_2_4\n"
         "  dmphn convert --to-torch dmphn_1_2_4 torch_weights",
     )
-    parser.add_argument("source", metavar="SRC_DIR", help="folder of .pkl files, or a checkpoint")
+    parser.add_argument(
+        "source", metavar="SRC_DIR", help="folder of .pkl files, or a checkpoint (its name too)"
+    )
     parser.add_argument("destination", metavar="DST_DIR", help="folder to make")
     parser.add_argument(
         "--to-torch", action="store_true", help="SRC_DIR is a checkpoint; write .pkl files"

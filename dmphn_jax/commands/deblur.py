@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from dmphn_jax import checkpoints
 from dmphn_jax.commands.arguments import count, percentage, pixels
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
@@ -53,7 +54,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, or folder (with all below it)")
-    add("-c", "--checkpoint", required=True, metavar="CKPT", help="folder of the trained model")
+    add(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="folder of the trained model, or a released one's name, such as stack4, which is "
+        "downloaded at its first use",
+    )
     add(
         "-o",
         "--output",
@@ -118,8 +126,9 @@ def main(argv: list[str]) -> int:
         extensions=_extensions(args.extensions),
         overwrite=args.overwrite,
     )
-    if not os.path.isdir(args.checkpoint):
-        raise UserError(f"--checkpoint {shown(args.checkpoint)}: no such folder")
+    found = checkpoints.find(args.checkpoint)  # a wrong one is told before any work
+    if found is not None and not found.is_dir():
+        raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
     if args.dry_run:
         return _dry_run(laid_out.jobs, args.max_pixels, tally)
@@ -142,7 +151,8 @@ def _run(tally: Tally, args: argparse.Namespace) -> None:
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
-    deblurrer = Deblurrer(args.checkpoint, stages=args.stages, precision=args.precision)
+    checkpoint = checkpoints.resolve(args.checkpoint, quiet=args.quiet)
+    deblurrer = Deblurrer(checkpoint, stages=args.stages, precision=args.precision)
     results = run_jobs(
         tally.todo,
         deblurrer.submit,

@@ -26,7 +26,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoints", nargs="*", metavar="CHECKPOINT", help="checkpoint folders; none: the input")
+    add(
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="checkpoint folders, or released names such as stack4; none: the input",
+    )
     add(
         "--data",
         required=True,

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="checkpoint folder")
+    add("checkpoint", metavar="CHECKPOINT", help="checkpoint folder, or a released name")
     add("image", metavar="IMAGE", help="blurry image")
     add("--sharp", metavar="IMAGE", help="its sharp image, for PSNR and SSIM")
     add("--output", required=True, metavar="FILE", help="image file to write, such as a .png")

@@ -38,7 +38,7 @@ class EvaluationOptions:
 
     Attributes:
       pairs: those to score.
-      checkpoints: checkpoint folders; the blurry input is always scored.
+      checkpoints: checkpoint folders or released names; the blurry input is always scored.
       stages: run the first so many stages of a stack only; None for all.
       ensemble: x8 self-ensemble.
       precision: of the networks, one of `models.PRECISIONS`.

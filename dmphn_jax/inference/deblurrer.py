@@ -73,7 +73,8 @@ class Deblurrer:
         """Loads a checkpoint, or takes `params` of the model `config`.
 
         Args:
-          checkpoint: a checkpoint folder; exclusive with `params` and `config`.
+          checkpoint: a checkpoint folder, or the name of a released model, which is downloaded at
+            its first use; exclusive with `params` and `config`.
           params: a parameter tree.
           config: the model it belongs to.
           stages: run the first so many stages of a stack only.

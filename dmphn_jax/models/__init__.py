@@ -85,10 +85,10 @@ def build(
         unit = functools.partial(
             DMPHN, grids or config.grids, weight_sharing=config.weight_sharing, **common
         )
-    return Stack(unit, config.stages)
+    return Stack(unit, config.stages, common["convolutions"])
 
 
-LAYOUTS = ("xla", "cudnn")
+LAYOUTS = ("xla", "folded", "cudnn")
 """Formulations of the convolutions that any program can be compiled with."""
 
 
@@ -96,8 +96,9 @@ def convolutions_named(layout: str) -> Convolutions:
     """Returns the formulation of a name of `LAYOUTS`; raises UserError for another name."""
     from dmphn_jax.models.convolutions import XLA
     from dmphn_jax.models.cudnn_convolutions import CudnnConvolutions
+    from dmphn_jax.models.folded import FoldedConvolutions
 
-    known = {"xla": XLA, "cudnn": CudnnConvolutions()}
+    known = {"xla": XLA, "folded": FoldedConvolutions(), "cudnn": CudnnConvolutions()}
     if layout not in known:
         raise UserError(
             f"layout {layout!r} is not known{nearest(layout, known)}: one of {', '.join(known)}"
@@ -109,12 +110,14 @@ def convolutions_for(platform: str) -> Convolutions:
     """Returns the fastest formulation of the convolutions on a platform of JAX, such as "cpu".
 
     On a CPU the kernels of `cpu_kernels`, compiled at their first use on a machine and loaded here,
-    once per process; on a GPU those that become single calls of cuDNN; where neither can be had,
-    and on other platforms, XLA's. The choice is that of the entry points: it may run a compiler and
-    reads the environment, which tracing a model does not.
+    once per process; on a TPU `folded`, on a GPU `cudnn`; where neither can be had XLA's. The
+    choice is that of the entry points: it may run a compiler and reads the environment, which
+    tracing a model does not.
     """
     from dmphn_jax.models.convolutions import XLA
 
+    if platform == "tpu":
+        return convolutions_named("folded")
     if platform in ("gpu", "cuda"):  # JAX has both names
         return convolutions_named("cudnn")
     if platform != "cpu":

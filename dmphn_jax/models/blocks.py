@@ -74,7 +74,7 @@ class Encoder(nn.Module):
             precision=image_precision(self.dtype),
             convolutions=self.convolutions,
             name="conv_1",
-        )(self.convolutions.enter(image))
+        )(image)
         for i, factor in enumerate((1, 2, 4)):
             channels = factor * self.width
             if i:
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
             block = (channels, self.dtype, self.convolutions)
             x = ResidualBlock(*block, name=f"block_{2 * i + 1}")(x)
             x = ResidualBlock(*block, name=f"block_{2 * i + 2}")(x)
-        x = Conv(
+        return Conv(
             self.width,
             3,
             dtype=jnp.float32,
@@ -126,7 +126,6 @@ class Decoder(nn.Module):
             convolutions=self.convolutions,
             name="conv",
         )(x)
-        return self.convolutions.leave(x)
 
 
 class EncoderDecoder(nn.Module):
@@ -143,13 +142,14 @@ class EncoderDecoder(nn.Module):
     def setup(self) -> None:
         """Names the two halves as the parameter tree spells them."""
         wrap = nn.remat if self.remat else (lambda module: module)
-        self.encoder = wrap(Encoder)(self.width, self.dtype, self.convolutions)
-        self.decoder = wrap(Decoder)(self.width, self.dtype, self.convolutions)
+        half = (self.width, self.dtype, self.convolutions)
+        self.encoder = wrap(self.convolutions.encoder or Encoder)(*half)
+        self.decoder = wrap(self.convolutions.decoder or Decoder)(*half)
 
-    def encode(self, x: Float32[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H//4 W//4 C"]:
-        """(B, H, W, 3) -> (B, H/4, W/4, 4*width)."""
+    def encode(self, x: Float32[jax.Array, "B _ _ _"]) -> Float[jax.Array, "B h w C"]:
+        """Image (B, H, W, 3), folded by `convolutions`, -> (B, H/4, W/4, 4*width)."""
         return self.encoder(x)
 
-    def decode(self, x: Float[jax.Array, "B h w C"]) -> Float32[jax.Array, "B 4*h 4*w 3"]:
-        """(B, h, w, 4*width) -> (B, 4h, 4w, 3)."""
+    def decode(self, x: Float[jax.Array, "B h w C"]) -> Float32[jax.Array, "B _ _ _"]:
+        """(B, h, w, 4*width) -> image (B, 4h, 4w, 3), folded by `convolutions`."""
         return self.decoder(x)

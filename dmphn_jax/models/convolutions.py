@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
+
+from dmphn_jax.models.patches import Grid, join_patches, split_patches
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -42,19 +44,35 @@ class Convolutions:
     """XLA's convolutions, as they are: the formulation for every platform.
 
     Others derive from it and replace what they compute otherwise. One that computes gradients its
-    own way replaces `forward`, `input_gradient` and `kernel_gradient`; one that lays images out
-    differently inside encoders and decoders replaces `enter`, `leave` and `convolve`. Features
-    between encoders and decoders are (B, H/4, W/4, 4*width) with every formulation, and the
-    parameters are the same. Objects are hashable, and equal if they compute the same.
+    own way replaces `forward`, `input_gradient` and `kernel_gradient`; one that lays tensors out
+    differently has an `encoder` and a `decoder` of its own and says how images and patches lie:
+    `fold`, `unfold`, `split`, `join`. Features between encoders and decoders are
+    (B, H/4, W/4, 4*width) with every formulation, and the parameters are the same. Objects are
+    hashable, and equal if they compute the same.
+
+    Attributes:
+      encoder, decoder: modules in place of `blocks.Encoder` and `blocks.Decoder`, made of
+        (width, dtype, convolutions); None for those.
     """
 
-    def enter(self, image: jax.Array) -> jax.Array:
-        """Returns an image (B, H, W, 3) in the layout an encoder's first convolution takes."""
+    encoder: ClassVar[type[nn.Module] | None] = None
+    decoder: ClassVar[type[nn.Module] | None] = None
+
+    def fold(self, image: jax.Array) -> jax.Array:
+        """Returns an image (B, H, W, 3) as it lies between encoders and decoders."""
         return image
 
-    def leave(self, x: jax.Array) -> jax.Array:
-        """Returns what a decoder's last convolution gives as an image (B, H, W, 3)."""
-        return x
+    def unfold(self, image: jax.Array) -> jax.Array:
+        """Returns `fold`'s argument, (B, H, W, 3), from its result."""
+        return image
+
+    def split(self, x: jax.Array, grid: Grid) -> jax.Array:
+        """Cuts a folded image, or features, into patches on the batch axis: `split_patches`."""
+        return split_patches(x, grid)
+
+    def join(self, x: jax.Array, grid: Grid) -> jax.Array:
+        """Inverse of `split`: `join_patches`."""
+        return join_patches(x, grid)
 
     def convolve(
         self,

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
 from dmphn_jax.models.convolutions import Convolution, Convolutions, differentiable
@@ -159,7 +160,10 @@ def _kernel_gradient(kind: Convolution, x: jax.Array, shape, g: jax.Array) -> ja
     if kind.transposed:
         adjoint = (*shape[:2], shape[3], shape[2])
         of_adjoint = _transpose(lambda kernel: _plain(g, kernel, 2, kind.precision), adjoint, x)
-        return jnp.swapaxes(jnp.flip(of_adjoint, (0, 1)), 2, 3)
+        of_kernel = jnp.swapaxes(jnp.flip(of_adjoint, (0, 1)), 2, 3)
+        # In the order of the other kernels' gradients: XLA sums over devices in one exchange only
+        # what is laid out alike.
+        return with_layout_constraint(of_kernel, Layout((0, 1, 2, 3)))
     return _transpose(lambda kernel: _plain(x, kernel, kind.stride, kind.precision), shape, g)
 
 

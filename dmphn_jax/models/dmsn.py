@@ -41,18 +41,20 @@ class DMSN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: Float32[jax.Array, "B H W 3"],
-        features: tuple[Float[jax.Array, "B _ _ C"], ...] | None = None,
-        first_output: Float32[jax.Array, "B H W 3"] | None = None,
+        image: Float32[jax.Array, "B H W C"],
+        features: tuple[Float[jax.Array, "B _ _ _"], ...] | None = None,
+        first_output: Float32[jax.Array, "B H W C"] | None = None,
     ) -> UnitOutput:
         """Deblurs (B, H, W, 3), H and W multiples of 2^(scales+1).
 
         In a stack the previous stage's features are added scale by scale; `first_output` is not
-        used, since no scale corresponds to the patch hierarchy's level 2.
+        used, since no scale corresponds to the patch hierarchy's level 2. Images come and go as
+        `convolutions.fold` lays them out.
         """
         del first_output
         pair = (self.width, self.dtype, self.remat, self.convolutions)
-        pyramid = [image]
+        fold, unfold = self.convolutions.fold, self.convolutions.unfold
+        pyramid = [unfold(image)]
         while len(pyramid) < self.scales:
             pyramid.append(halve(pyramid[-1]))
         output = None
@@ -63,12 +65,12 @@ class DMSN(nn.Module):
             if output is not None:
                 x = x + jax.image.resize(output, blurry.shape, "linear")
             network = EncoderDecoder(*pair, name=f"scale_{scale}")
-            f = network.encode(x)
+            f = network.encode(fold(x))
             if features is not None:
                 f = f + features[scale - 1]
-            output = network.decode(f)
+            output = unfold(network.decode(f))
             if self.global_skip:
                 output = output + blurry
-            images.append(output)
+            images.append(fold(output))
             encoded.append(f)
         return UnitOutput(images[-1], tuple(reversed(images)), tuple(reversed(encoded)))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
-from dmphn_jax.models.patches import Grid, join_patches, split_patches
+from dmphn_jax.models.patches import Grid
 
 
 class DMPHN(nn.Module):
@@ -48,11 +48,13 @@ class DMPHN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: Float32[jax.Array, "B H W 3"],
-        features: tuple[Float[jax.Array, "B _ _ C"], ...] | None = None,
-        first_output: Float32[jax.Array, "B H W 3"] | None = None,
+        image: Float32[jax.Array, "B H W C"],
+        features: tuple[Float[jax.Array, "B _ _ _"], ...] | None = None,
+        first_output: Float32[jax.Array, "B H W C"] | None = None,
     ) -> UnitOutput:
         """Deblurs (B, H, W, 3) float32 on [-0.5, 0.5]; H, W multiples of 4x the finest grid.
+
+        Images come and go as `convolutions.fold` lays them out.
 
         Args:
           image: the blurry image, or the previous stage's output.
@@ -60,6 +62,7 @@ class DMPHN(nn.Module):
           first_output: the first stage's output image; None in stage 1.
         """
         pair = (self.width, self.dtype, self.remat, self.convolutions)
+        split, join = self.convolutions.split, self.convolutions.join
         shared = EncoderDecoder(*pair, name="shared") if self.weight_sharing else None
         output, added = None, None  # S_{l+1}, F_{l+1}
         images, encoded = [], []
@@ -68,12 +71,12 @@ class DMPHN(nn.Module):
             coarser = self.grids[level - 2] if level > 1 else (1, 1)
             network = shared or EncoderDecoder(*pair, name=f"level_{level}")
             x = image if output is None else image + output
-            f = join_patches(network.encode(split_patches(x, grid)), grid)
+            f = join(network.encode(split(x, grid)), grid)
             if added is not None:
                 f = f + added
             if features is not None:
                 f = f + features[level - 1]
-            s = join_patches(network.decode(split_patches(f, coarser)), coarser)
+            s = join(network.decode(split(f, coarser)), coarser)
             if level == 2 and first_output is not None:
                 s = s + first_output
             if level == 1 and self.global_skip:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Float32
 
+from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import Output, UnitOutput
 
 
@@ -20,10 +21,12 @@ class Stack(nn.Module):
     Attributes:
       unit: makes a unit with a name; a unit maps (image, features, first output) to `UnitOutput`.
       stages: N.
+      convolutions: the units' formulation, which says how images lie between them.
     """
 
     unit: Callable[..., nn.Module]
     stages: int = 1
+    convolutions: Convolutions = XLA
 
     @nn.compact
     def __call__(self, image: Float32[jax.Array, "B H W 3"], stages: int | None = None) -> Output:
@@ -34,6 +37,8 @@ class Stack(nn.Module):
         count = self.stages if stages is None else stages
         if not 1 <= count <= self.stages:
             raise ValueError(f"stages={count}, but the model has stages 1 to {self.stages}")
+        fold, unfold = self.convolutions.fold, self.convolutions.unfold
+        image = fold(image)
         outputs: list[UnitOutput] = []
         for stage in range(1, count + 1):
             unit = self.unit(name=f"stage_{stage}")
@@ -43,7 +48,7 @@ class Stack(nn.Module):
                 previous = outputs[-1]
                 outputs.append(unit(previous.image, previous.features, outputs[0].image))
         return Output(
-            stages=tuple(output.image for output in outputs),
-            levels=tuple(output.levels for output in outputs),
+            stages=tuple(unfold(output.image) for output in outputs),
+            levels=tuple(tuple(map(unfold, output.levels)) for output in outputs),
             features=outputs[-1].features,
         )

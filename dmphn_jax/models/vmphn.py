@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from dmphn_jax.models.blocks import EncoderDecoder
 from dmphn_jax.models.convolutions import XLA, Convolutions
 from dmphn_jax.models.output import UnitOutput
-from dmphn_jax.models.patches import Grid, join_patches, split_patches
+from dmphn_jax.models.patches import Grid
 
 
 class VMPHN(nn.Module):
@@ -47,9 +47,9 @@ class VMPHN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        image: Float32[jax.Array, "B H W 3"],
-        features: tuple[Float[jax.Array, "B _ _ C"], ...] | None = None,
-        first_output: Float32[jax.Array, "B H W 3"] | None = None,
+        image: Float32[jax.Array, "B H W C"],
+        features: tuple[Float[jax.Array, "B _ _ _"], ...] | None = None,
+        first_output: Float32[jax.Array, "B H W C"] | None = None,
     ) -> UnitOutput:
         """Deblurs (B, H, W, 3); arguments as of `DMPHN`.
 
@@ -58,6 +58,7 @@ class VMPHN(nn.Module):
         """
         count = len(self.grids)
         pair = (self.width, self.dtype, self.remat, self.convolutions)
+        split, join = self.convolutions.split, self.convolutions.join
         visits = [("descending", level) for level in range(1, count + 1)]
         visits += [("ascending", level) for level in range(count, 0, -1)]
         output, added = None, None  # S_{v-1}, F_{v-1}
@@ -71,14 +72,14 @@ class VMPHN(nn.Module):
                 decoded_on = self.grids[level - 2] if level > 1 else (1, 1)
             network = EncoderDecoder(*pair, name=f"{direction}_level_{level}")
             x = image if output is None else image + output
-            f = join_patches(network.encode(split_patches(x, grid)), grid)
+            f = join(network.encode(split(x, grid)), grid)
             if added is not None:
                 f = f + added
             if ascending:
                 f = f + encoded[level - 1]
             if features is not None:
                 f = f + features[number]
-            s = join_patches(network.decode(split_patches(f, decoded_on)), decoded_on)
+            s = join(network.decode(split(f, decoded_on)), decoded_on)
             if ascending and level == 2 and first_output is not None:
                 s = s + first_output
             if ascending and level == 1 and self.global_skip:

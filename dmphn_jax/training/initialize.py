@@ -30,7 +30,8 @@ def initial_params(
     Args:
       config: the model to train.
       seed: of random weights.
-      init_from: a checkpoint folder, a training run's step folder included; "" for none.
+      init_from: a checkpoint folder, a training run's step folder included, or a released model's
+        name; "" for none.
       missing: of `MISSING`: what stages that the checkpoint lacks begin with.
 
     Raises UserError in one line if the checkpoint cannot be used or is of another unit.

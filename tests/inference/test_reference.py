@@ -6,7 +6,7 @@ from PIL import Image
 
 from dmphn_jax.checkpoints.torch.reading import params_from_torch
 from dmphn_jax.cli import main
-from dmphn_jax.evaluation.metrics import psnr
+from dmphn_jax.data.psnr import psnr
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import PRECISIONS
 from tests.support import independent
@@ -67,14 +67,9 @@ def test_low_precision_costs_hardly_any_quality(reference):
         for side in ("blur", "sharp")
     )
     scores = {
-        precision: float(
-            psnr(
-                Deblurrer(params=params, config=config, precision=precision)(blurry)[None],
-                sharp[None],
-            )[0]
-        )
+        precision: psnr(Deblurrer(params=params, config=config, precision=precision)(blurry), sharp)
         for precision in PRECISIONS
     }
     assert abs(scores["bfloat16"] - scores["float32"]) < 0.05
     assert abs(scores["float16"] - scores["float32"]) < 0.01
-    assert scores["bfloat16"] > float(psnr(blurry[None], sharp[None])[0]) + 1
+    assert scores["bfloat16"] > psnr(blurry, sharp) + 1

@@ -1,0 +1,138 @@
+"""Encoder and decoder on blocks, with the parameter tree of `models.blocks`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmphn_jax.models.blocks import feature_precision, image_precision
+from dmphn_jax.models.conv import paper_init
+from dmphn_jax.models.convolutions import Convolutions
+from dmphn_jax.models.folded.convolution import convolve
+from dmphn_jax.models.folded.planes import Plane, planes
+from dmphn_jax.models.folded.strips import (
+    cut,
+    exchange,
+    exchange_seams,
+    join,
+    outside_zero,
+    strip_count,
+)
+
+
+class Conv(nn.Module):
+    """A convolution with bias on blocks; parameters `kernel` (HWIO) and `bias`, both float32.
+
+    Attributes:
+      features: output channels.
+      kind: see `taps`.
+      dtype: compute and output dtype.
+      precision: of the products.
+    """
+
+    features: int
+    kind: str = "same"
+    dtype: Any = jnp.float32
+    precision: lax.PrecisionLike = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, source: Plane, target: Plane, relu_of: int = 0) -> jax.Array:
+        """`convolve` with the module's parameters."""
+        size = 4 if self.kind == "up" else 3
+        shape = (size, size, x.shape[-1] // source.pixels, self.features)
+        kernel = self.param("kernel", paper_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x = x.astype(self.dtype)
+        return convolve(x, kernel, bias, source, target, self.kind, self.precision, relu_of)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))) on the stream's plane, by way of another."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, plane: Plane, inner: Plane, strips: int) -> jax.Array:
+        """(B*strips, h, w, pixels*C), likewise."""
+        conv = functools.partial(
+            Conv,
+            x.shape[-1] // plane.pixels,
+            dtype=self.dtype,
+            precision=feature_precision(self.dtype),
+        )
+        y = conv(name="conv_1")(x, plane, inner, relu_of=strips)
+        y = conv(name="conv_2")(y, inner, plane)
+        if plane == inner:  # blocks of one pixel
+            return exchange(x + y, strips)
+        return x + outside_zero(y, plane, strips)
+
+
+class Encoder(nn.Module):
+    """Image to features: (B, h, w, 48), folded, -> (B, h, w, 4*width), 15 convolutions."""
+
+    width: int
+    dtype: Any
+    convolutions: Convolutions  # that this module belongs to
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns features in the compute dtype; the first convolution is float32."""
+        batch, height, width, _ = x.shape
+        strips = strip_count(batch, width)
+        p = planes(height, width // strips, int(strips > 1))
+        precision = feature_precision(self.dtype)
+
+        def blocks(x, i, *where):
+            x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips)
+            return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips)
+
+        common = {"dtype": self.dtype, "precision": precision}
+        x = Conv(self.width, precision=image_precision(self.dtype), name="conv_1")(
+            cut(x, strips), p.image, p.full
+        )
+        x = outside_zero(x.astype(self.dtype), p.full, strips)
+        x = blocks(x, 1, p.full, p.full_inner)
+        x = Conv(2 * self.width, "down", **common, name="conv_2")(x, p.full, p.half)
+        x = exchange_seams(x, strips) if strips > 1 else outside_zero(x, p.half, strips)
+        x = blocks(x, 3, p.half, p.half_inner)
+        x = Conv(4 * self.width, "down", **common, name="conv_3")(x, p.half, p.quarter)
+        x = exchange(x, strips)
+        x = blocks(x, 5, p.quarter, p.quarter)
+        return join(x[:, :, 1:-1] if strips > 1 else x, strips)
+
+
+class Decoder(nn.Module):
+    """Features to image: (B, h, w, 4*width) -> (B, h, w, 48), folded, float32, 15 convolutions."""
+
+    width: int
+    dtype: Any
+    convolutions: Convolutions  # that this module belongs to
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns an image; the last convolution and the image are float32."""
+        batch, height, width, _ = x.shape
+        strips = strip_count(batch, width)
+        p = planes(height, width // strips, int(strips > 1))
+        precision = feature_precision(self.dtype)
+
+        def blocks(x, i, *where):
+            x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips)
+            return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips)
+
+        common = {"dtype": self.dtype, "precision": precision}
+        x = blocks(cut(x, strips), 1, p.quarter, p.quarter)
+        x = Conv(2 * self.width, "up", **common, name="up_1")(x, p.quarter, p.half)
+        x = blocks(outside_zero(x, p.half, strips), 3, p.half, p.half_inner)
+        # Apart from the convolution before it: fused, the two take half as long again.
+        x = lax.optimization_barrier(x)
+        x = Conv(self.width, "up", **common, name="up_2")(x, p.half, p.full)
+        x = blocks(outside_zero(x, p.full, strips), 5, p.full, p.full_inner)
+        own = planes(height, width // strips, 0).image
+        x = Conv(3, precision=image_precision(self.dtype), name="conv")(x, p.full, own)
+        return join(x, strips)

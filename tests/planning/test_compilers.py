@@ -1,0 +1,123 @@
+"""The planner with a real compiler; a tiny network for a slice that is not there."""
+
+import collections
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def interpreter(folder: str, module: str) -> str:
+    """A Python that has the compiler: this one, or that of `make plan`; skips without one."""
+    if importlib.util.find_spec(module):
+        return sys.executable
+    other = ROOT / folder / "bin" / "python"
+    if not (other.exists() and list(other.parent.parent.glob(f"lib/*/site-packages/{module}"))):
+        pytest.skip(f"{module} is not installed here, nor {folder} made (see Makefile)")
+    return str(other)
+
+
+def plan(python: str, tmp_path: Path, *arguments: str) -> dict:
+    """The plan of a one-level network's training step, as JSON."""
+    flags = ["--config", "configs/dmphn.py:1", "--config.model.width=8", "--config.crop_size=32"]
+    flags += ["--config.data.feed=host", "--config.steps_per_dispatch=3", *arguments]
+    path = tmp_path / "plan.json"
+    done = subprocess.run(
+        [python, "-m", "dmphn_jax", "plan", *flags, "--json", str(path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was executed" in done.stdout
+    return json.loads(path.read_text())
+
+
+def holds_together(made: dict) -> None:
+    memory = made["memory_per_chip"]
+    parts = ("parameters", "optimiser", "average", "resident", "other", "temporaries", "program")
+    assert memory["sum"] == sum(memory[part] for part in parts)
+    assert made["fits"]
+    assert memory["parameters"] == 4 * 113_731  # one encoder-decoder pair of width 8
+    assert memory["temporaries"] > 0
+    assert made["executed"] is False
+    assert made["model_operations"] > 0
+    assert made["steps"] == 3000 * (2103 // made["batch"])
+
+
+def test_a_training_step_for_a_tpu_slice(tmp_path):
+    python = interpreter(".venv-plan", "libtpu")
+    made = plan(python, tmp_path, "--devices", "v5e:2x2", "--batch", "8", "--precision", "bfloat16")
+    holds_together(made)
+    assert (made["chips"], made["devices"]) == (4, "v5e:2x2")
+    assert made["layout"] == "folded"
+    assert made["cycles"] > 0
+    # One exchange of the gradients, and the few numbers of the metrics with them.
+    (exchange,) = made["exchanges"]
+    assert (exchange["kind"], exchange["times"]) == ("all-reduce", 1)
+    assert 0 <= exchange["bytes"] - made["memory_per_chip"]["parameters"] < 1000
+
+
+def test_a_slice_that_there_is_not_is_one_line():
+    python = interpreter(".venv-plan", "libtpu")
+    done = subprocess.run(
+        [python, "-m", "dmphn_jax", "plan", "--model", "dmphn_1", "--devices", "v5e:3x5"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean v5e:4x4?" in done.stderr
+
+
+def test_a_training_step_for_a_gpu(tmp_path):
+    python = interpreter(".venv-plan-gpu", "jax_cuda13_plugin")
+    made = plan(python, tmp_path, "--devices", "h100:2", "--batch", "4", "--precision", "bfloat16")
+    holds_together(made)
+    assert made["cycles"] is None
+    (exchange,) = made["exchanges"]
+    assert exchange["kind"] == "all-reduce"
+    assert made["convolution_bytes"] > 0
+
+
+def test_a_gpu_runs_each_convolution_as_one_call_of_cudnn(tmp_path):
+    """Bias, residual and ReLU are in it; features are nowhere float32, moved or converted."""
+    python = interpreter(".venv-plan-gpu", "jax_cuda13_plugin")
+    flags = ["--devices", "h100:1", "--precision", "bfloat16"]
+    flags += ["--json", str(tmp_path / "plan.json"), "--hlo", str(tmp_path / "plan.txt")]
+    subprocess.run(
+        [python, "-m", "dmphn_jax", "plan", "--model", "dmphn_1", "--size", "256x256", *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    made = json.loads((tmp_path / "plan.json").read_text())
+    text = (tmp_path / "plan.txt").read_text()
+    assert collections.Counter(re.findall(r"__cudnn\$conv(\w+)", text)) == {
+        "BiasActivationForward": 28,  # one of them the second of the two that give the image
+        "Forward": 1,
+        "BackwardInput": 2,  # the transposed ones
+    }
+    assert not re.search(r"f32\[1,\d+,\d+,(32|64|128)\]", text)
+    assert made["moves"] == 0
+    assert made["other_bytes"] < 0.15 * made["convolution_bytes"]
+
+
+def test_a_gpus_training_step_writes_little_but_convolutions(tmp_path):
+    python = interpreter(".venv-plan-gpu", "jax_cuda13_plugin")
+    flags = ["--config.model.width=32", "--config.crop_size=128"]
+    made = plan(
+        python, tmp_path, *flags, "--devices", "h100:1", "--batch", "8", "--precision", "bfloat16"
+    )
+    assert made["moves"] == 0
+    assert made["other_bytes"] < 0.5 * made["convolution_bytes"]  # with small images for Adam
