@@ -28,6 +28,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch
+	$(BIN)/hadolint launch/docker/*.Dockerfile
 
 # The project with the compilers of TPUs and of NVIDIA GPUs, apart from .venv: JAX would take libtpu
 # for a sign of a TPU. They print the tables of docs/plan.md; no device is needed.

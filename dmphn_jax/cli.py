@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "plan": "compile for a TPU or GPU that is not there: memory, cost, hours",
     "benchmark": "measure speed, memory and cost, beside PyTorch's",
     "benchmark-data": "measure crops per second of every data feed",
+    "status": "tell where a training run stands: step, rate, last checkpoint, health",
     "demo": "train a small network on synthetic scenes and show what it learned",
 }
 

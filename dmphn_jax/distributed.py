@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
+import time
+import traceback
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from dmphn_jax.errors import UserError, one_line
+
+# Seconds for which a process may be silent before the others end: a thread of JAX's own speaks for
+# it, so that compiling and saving are no silence. JAX's default is 100.
+HEARTBEAT = 30
+_LOST = os.EX_TEMPFAIL  # 75: start the job again
 
 # Variables in which launchers tell a process how many it is one of.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
@@ -18,7 +27,31 @@ _ALONE = ("coordinator_address should be defined", "must be called before any JA
 _WAY_OUT = "name them by --coordinator HOST:PORT, --num-processes N and --process-id I"
 
 
-def start(coordinator: str = "", num_processes: int = -1, process_id: int = -1) -> None:
+def check(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Raises UserError for arguments of `start` that make no sense."""
+    given = (bool(coordinator), num_processes >= 0, process_id >= 0)
+    if any(given) and not all(given):
+        raise UserError("--coordinator, --num-processes and --process-id belong together")
+    if all(given) and not process_id < num_processes:
+        raise UserError(f"--process-id {process_id} must be below --num-processes {num_processes}")
+    if all(given) and ":" not in coordinator:
+        raise UserError(f"--coordinator {coordinator}: HOST:PORT needed")
+
+
+def one_of_several() -> bool:
+    """Tells whether a launcher's variables say that this process has others beside it.
+
+    On Cloud TPU outside Kubernetes no variable does.
+    """
+    counts = [os.environ.get(name, "") for name in _COUNTS]
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    slices = os.environ.get("MEGASCALE_NUM_SLICES", "")
+    return any(n.isdigit() and int(n) > 1 for n in (*counts, slices)) or "," in hosts
+
+
+def start(
+    coordinator: str = "", num_processes: int = -1, process_id: int = -1, heartbeat: int = HEARTBEAT
+) -> None:
     """Joins this process to the others of its job, before any computation.
 
     JAX itself detects Cloud TPU (also under GKE), Slurm, Open MPI and, with its extra `k8s`,
@@ -27,29 +60,26 @@ def start(coordinator: str = "", num_processes: int = -1, process_id: int = -1) 
     Args:
       coordinator: `host:port` of process 0, reachable from all; "" where the platform tells.
       num_processes, process_id: how many there are, and which this one is; -1 likewise.
+      heartbeat: seconds of silence after which a process counts as lost, and the others end.
 
     Raises UserError if only some of the arguments are given, the others cannot be reached, or
     JAX detects nothing though a launcher's variables tell of several processes: each would
     train alone and write the same folder.
     """
-    given = (bool(coordinator), num_processes >= 0, process_id >= 0)
-    if any(given) and not all(given):
-        raise UserError("--coordinator, --num-processes and --process-id belong together")
-    if all(given) and not process_id < num_processes:
-        raise UserError(f"--process-id {process_id} must be below --num-processes {num_processes}")
-    if all(given) and ":" not in coordinator:
-        raise UserError(f"--coordinator {coordinator}: HOST:PORT needed")
+    check(coordinator, num_processes, process_id)
     import jax
 
     try:
-        if all(given):
-            jax.distributed.initialize(coordinator, num_processes, process_id)
+        if coordinator:
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat
+            )
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Kubernetes, which also a lone pod may run in
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
     except (RuntimeError, ValueError) as error:
-        if not all(given) and any(text in str(error) for text in _ALONE):
+        if not coordinator and any(text in str(error) for text in _ALONE):
             _refuse_several()
             return
         raise UserError(
@@ -75,6 +105,67 @@ def _refuse_several() -> None:
             f"others: install jax[k8s] and let the pods read the job, or {_WAY_OUT} (of a job of "
             "one pod 127.0.0.1:12355, 1 and 0)"
         )
+
+
+_failed = False
+
+
+@contextlib.contextmanager
+def shared_fate() -> Iterator[None]:
+    """Notes that this process failed among others, for `leave`.
+
+    An error that says that another one was lost becomes a line and SystemExit with status 75.
+    """
+    global _failed
+    try:
+        yield
+    except BaseException as error:
+        import jax
+
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+            raise
+        _failed = True
+        if isinstance(error, jax.errors.JaxRuntimeError) and _tells_of_loss(str(error)):
+            print(
+                f"dmphn: another process of the run is gone ({one_line(error)[:120]}); start the "
+                "job again to go on from the last checkpoint",
+                file=sys.stderr,
+            )
+            raise SystemExit(_LOST) from None
+        raise
+
+
+def leave(command: Callable[[], int]) -> NoReturn:
+    """Runs a command and ends the process with its status.
+
+    A process that failed among others ends at once: JAX would wait five minutes for all of them to
+    come to their end, and these wait for what the failed one was to compute.
+    """
+    try:
+        status = command()
+    except SystemExit as leaving:
+        if not _failed:
+            raise
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        if not _failed:
+            raise
+        traceback.print_exc()
+        status = 1
+    if _failed:
+        import jax
+
+        if jax.process_index() == 0:
+            time.sleep(2)  # it runs JAX's service: the others may be about to say the same
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _tells_of_loss(text: str) -> bool:
+    signs = ("gloo", "nccl", "coordination", "unavailable", "connection reset", "closed by peer")
+    return any(sign in text.lower() for sign in signs)
 
 
 def broadcast(value: Any) -> Any:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dmphn_jax import distributed, supervision
 from dmphn_jax.errors import UserError, nearest, run_command
 from dmphn_jax.training import settings
 
@@ -24,20 +25,30 @@ def main(argv: list[str]) -> int:
     """Parses flags, starts distributed JAX, trains or evaluates; returns the exit status.
 
     0 at the end of a run. 75 (EX_TEMPFAIL, "try again") if SIGTERM, SIGHUP or a preemption notice
-    ended it early: it has saved, the same command goes on, and launchers start it again. 130 after
+    ended it early: it has saved, the same command goes on, and launchers start it again; also if
+    another process of the job was lost, which loses the steps since the last save. 130 after
     Ctrl-C, which has saved likewise but means a person: launchers leave it.
     """
     args, overrides = _parse(argv)
+    distributed.check(args.coordinator, args.num_processes, args.process_id)
+    several = args.supervise or args.num_processes > 1 or distributed.one_of_several()
+    if several and not supervision.supervised():
+        return supervision.run([sys.executable, "-m", "dmphn_jax.main", *argv])
     config = settings.read(args.config, overrides)
     settings.check(config)
     workdir = settings.local_folder(args.workdir or settings.workdir_of(args.config))
 
-    from dmphn_jax import distributed, runtime
+    from dmphn_jax import runtime
 
     runtime.cache_compilations()
     if args.mode != "evaluate":
         runtime.keep_freed_memory()
-    distributed.start(args.coordinator, args.num_processes, args.process_id)
+    distributed.start(args.coordinator, args.num_processes, args.process_id, args.heartbeat)
+    with distributed.shared_fate():
+        return _work(args, config, workdir, argv)
+
+
+def _work(args: argparse.Namespace, config: Any, workdir: Path, argv: list[str]) -> int:
     if args.mode == "evaluate":
         return _evaluate(config, workdir, argv)
 
@@ -79,6 +90,21 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="process 0")
     group.add_argument("--num-processes", type=int, default=-1, metavar="N")
     group.add_argument("--process-id", type=int, default=-1, metavar="I")
+    group = parser.add_argument_group("several processes, anywhere")
+    group.add_argument(
+        "--heartbeat",
+        type=int,
+        default=distributed.HEARTBEAT,
+        metavar="SECONDS",
+        help="a process that is silent for so long is lost: the others end with status 75 "
+        f"({distributed.HEARTBEAT})",
+    )
+    group.add_argument(
+        "--supervise",
+        action="store_true",
+        help="watch this process from a parent that tells of a loss in one line; implied by the "
+        "flags above and a launcher's variables, needed on Cloud TPU only",
+    )
     own: list[str] = []
     overrides: list[str] = []
     rest = list(argv)
@@ -139,4 +165,4 @@ def _evaluate(config: Any, workdir: Path, argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    distributed.leave(lambda: run_command(main, sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
@@ -48,6 +49,46 @@ def _cpu_quotas() -> list[tuple[int, int]]:
         except (OSError, ValueError):  # "max" means no quota and is no number
             continue
     return [(quota, period) for quota, period in found if quota > 0 and period > 0]
+
+
+def host_free() -> int | None:
+    """Returns the bytes this process may still take on the host; None where unknown.
+
+    The machine's available memory or what its control group (a container's limit) leaves,
+    whichever is less.
+    """
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except OSError:
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            # "max" means no limit and is no number.
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(0, min(found)) if found else None
+
+
+def device_free(device: jax.Device) -> int | None:
+    """Returns the bytes a JAX device has left; None where it does not say (as CPU devices)."""
+    try:
+        stats = device.memory_stats() or {}
+    except Exception:  # some backends do not implement it and say so in their own way
+        return None
+    if "bytes_limit" not in stats:
+        return None
+    return max(0, int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)))
 
 
 def cache_compilations() -> None:

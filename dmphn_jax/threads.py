@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 def map_ahead(
     function: Callable[[Item], Value], items: Iterable[Item], *, threads: int, ahead: int
-) -> Iterator[Value]:
+) -> Generator[Value, None, None]:
     """Yields `function(item)` of every item in order, computed by threads ahead of the reader.
 
     `items` is read as results are taken, so it may be endless. An exception of `function` is

@@ -1,25 +1,164 @@
 #!/usr/bin/env bash
-# GKE with XPK: a workload on a TPU cluster that `xpk cluster create` has made.
-# Not run on GKE by this project. Needs xpk, gcloud and docker, logged in.
+# GKE with xpk: a workload on a cluster of TPUs or GPUs that `xpk cluster create` has made.
 #
-#   CLUSTER=my-cluster TYPE=v6e-16 launch/gke_xpk.sh configs/stack4.py --config.batch_size=64 \
-#       --workdir=/data/runs/stack4 --config.data.data_dir=/data
+#   launch/gke_xpk.sh train --name stack4 --project my-project --zone us-east5-b \
+#       --cluster my-cluster --accelerator v6e-16 --image us-docker.pkg.dev/my-project/dmphn/tpu \
+#       --config configs/stack4.py --config.batch_size=64 --data /data/gopro \
+#       --workdir /data/runs/stack4 --storage my-volume
 #
-# /data stands for a volume that the cluster mounts (`xpk storage attach`). Pods find one another
-# through TPU_WORKER_HOSTNAMES. A preempted pod gets SIGTERM, saves,
-# ends with 75, which is a failure to Kubernetes, and is started again.
+# Not run on GKE by this project: tested against stand-ins for xpk, kubectl and docker, and its xpk
+# commands against xpk's own parser. Needs them, and gcloud, logged in.
 set -euo pipefail
-config=${1:?usage: CLUSTER= TYPE= launch/gke_xpk.sh CONFIG [flags]}
-shift
-cluster=${CLUSTER:?a cluster}
-type=${TYPE:?a TPU type, such as v6e-16}
-printf -v flags '%q ' --config "$config" "$@"
-xpk workload create \
-  --cluster "$cluster" \
-  --workload "${NAME:-dmphn-$(date +%m%d-%H%M)}" \
-  --tpu-type "$type" \
-  --num-slices "${SLICES:-1}" \
-  --base-docker-image "${IMAGE:-python:3.11}" \
-  --script-dir . \
-  --max-restarts "${RESTARTS:-20}" \
-  --command "pip install -q -e . 'jax[tpu]>=0.10,<0.12' && exec python -m dmphn_jax.main $flags"
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<TEXT
+usage: launch/gke_xpk.sh ACTION [flags]
+
+  image     build the image from launch/docker/ and push it
+  train     create the workload if it is not there, follow its log, tell how it ended
+  status    of the workload
+  log       follow the log of the first pod
+  delete    stop the workload and remove it
+
+$COMMON_FLAGS
+  --cluster NAME        that xpk knows
+  --image NAME          of the image, with its registry
+  --slices N            TPU slices (1)
+  --nodes N             GPU nodes (1)
+  --storage NAMES       volumes that \`xpk storage\` knows, separated by commas; --data and
+                        --workdir are paths on them
+  --spot                run on spot machines
+A pod that was preempted, or stopped and saved (status 75), is started again with all others.
+TEXT
+}
+
+own_flags="CLUSTER IMAGE SLICES NODES STORAGE" own_switches="SPOT"
+action=${1:-}
+[[ $# -eq 0 ]] || shift
+case $action in
+  image | train | status | log | delete) ;;
+  --help | -h | "") usage; [[ -n $action ]]; exit ;;
+  *) die "no action '$action': image, train, status, log or delete" ;;
+esac
+parse "$@"
+SLICES=${SLICES:-1} NODES=${NODES:-1}
+[[ $SLICES =~ ^[1-9][0-9]*$ ]] || die "--slices $SLICES: a whole number from 1 up needed"
+[[ $NODES =~ ^[1-9][0-9]*$ ]] || die "--nodes $NODES: a whole number from 1 up needed"
+jobset="jobset.sigs.k8s.io/jobset-name=$NAME"
+
+# tpu or gpu, by the accelerator's name.
+kind() { case $ACCELERATOR in v[0-9]* | tpu*) echo tpu ;; *) echo gpu ;; esac; }
+
+need_workload() {
+  need PROJECT my-project
+  need ZONE us-east5-b
+  need CLUSTER my-cluster
+  need_tool xpk "pip install xpk, in an environment of its own"
+  need_tool kubectl "gcloud components install kubectl"
+  where=(--cluster "$CLUSTER" --project "$PROJECT" --zone "$ZONE")
+}
+
+image() {
+  need IMAGE us-docker.pkg.dev/my-project/dmphn/tpu
+  need ACCELERATOR v6e-16
+  need_tool docker "https://docs.docker.com/engine/install"
+  run docker build --file "$root/launch/docker/$(kind).Dockerfile" --tag "$IMAGE" "$root"
+  run docker push "$IMAGE"
+}
+
+# Prints Completed or Failed, Running where it is neither, ABSENT where there is none.
+state() {
+  local said
+  if [[ -n ${DRY_RUN:-} ]]; then
+    run kubectl get jobset "$NAME" --output 'jsonpath={.status.terminalState}' >&3
+    echo "${dry_state:-Completed}"
+  elif said=$(kubectl get jobset "$NAME" --output 'jsonpath={.status.terminalState}' 2>&1); then
+    echo "${said:-Running}"
+  elif [[ $said == *NotFound* || $said == *"not found"* ]]; then
+    echo ABSENT
+  else
+    die "kubectl: ${said##*$'\n'} (gcloud container clusters get-credentials $CLUSTER" \
+      "--location $ZONE --project $PROJECT)"
+  fi
+}
+
+# xpk puts the command into YAML within double quotes and traps SIGTERM for the process it starts:
+# hence no double quotes, and `exec`, so that this process is the run.
+command_line() {
+  local line
+  line="exec python -m dmphn_jax.main $(quoted --supervise --config "$CONFIG" \
+    --config.data.data_dir="$DATA" --workdir "$WORKDIR" ${overrides[@]+"${overrides[@]}"})"
+  # shellcheck disable=SC2016 # for the pod's shell: xpk sets these for GPUs
+  [[ $(kind) == tpu || $NODES -eq 1 ]] ||
+    line+=' --coordinator $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT'\
+' --num-processes $NNODES --process-id $NODE_RANK'
+  [[ $line != *'"'* && $line != *\\* ]] || die "no double quotes or backslashes in flags, for xpk"
+  echo "$line"
+}
+
+create() {
+  local line
+  line=$(command_line)
+  local command=(xpk workload create --workload "$NAME" "${where[@]}" --docker-image "$IMAGE"
+    --max-restarts "$RESTARTS" --restart-on-exit-codes 75
+    --termination-grace-period-seconds 120)
+  if [[ $(kind) == tpu ]]; then
+    command+=(--tpu-type "$ACCELERATOR" --num-slices "$SLICES")
+  else
+    command+=(--device-type "$ACCELERATOR" --num-nodes "$NODES")
+  fi
+  [[ -z ${STORAGE:-} ]] || command+=(--storage "$STORAGE")
+  [[ -z ${SPOT:-} ]] || command+=(--spot)
+  run "${command[@]}" --command "$line" || die "xpk did not create $NAME: see above"
+}
+
+remove() { run xpk workload delete --workload "$NAME" "${where[@]}" --force; }
+
+follow() {
+  run kubectl logs --follow --tail 20 --all-containers --max-log-requests 1000 \
+    --selector "$jobset,batch.kubernetes.io/job-completion-index=0"
+}
+
+train() {
+  local now looks=0
+  plan
+  now=$(state)
+  # What has ended stands in the way of a new one of its name.
+  case $now in Failed | Completed) remove ;; esac
+  [[ $now == Running ]] || create
+  dry_state=Completed
+  while :; do
+    now=$(state)
+    case $now in
+      Completed) say "$NAME has come to its end"; return ;;
+      Failed) say "$NAME failed: its last lines are above; the same command goes on"; return 1 ;;
+      ABSENT) say "$NAME is gone; the same command starts it again"; return 1 ;;
+    esac
+    # Waits in the queue, runs, or is being restarted: logs end with their pod.
+    follow || { looks=$((looks + 1))
+      [[ $((looks % 20)) -ne 1 ]] || say "$NAME has no log yet: it waits for machines"; }
+    pause
+  done
+}
+
+exec 3>&1
+case $action in
+  image) image; exit ;;
+  train)
+    need ACCELERATOR "v6e-16 or h100-80gb-8"
+    need IMAGE us-docker.pkg.dev/my-project/dmphn/tpu
+    need_config
+    need DATA /data/gopro
+    need WORKDIR /data/runs/stack4 ;;
+esac
+need_workload
+case $action in
+  train) dry_state=ABSENT; train ;;
+  status)
+    run xpk workload list "${where[@]}" --filter-by-job "$NAME"
+    say "$NAME: $(state)" ;;
+  log) follow ;;
+  delete) remove ;;
+esac

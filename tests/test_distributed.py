@@ -49,7 +49,7 @@ def test_jax_tells_where_it_detects_no_cluster():
 
 def test_a_platform_that_jax_detects_is_asked_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: asked.append(args))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **_: asked.append(args))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     distributed.start()
     assert asked == [()]

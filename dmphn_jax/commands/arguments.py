@@ -13,6 +13,29 @@ def count(text: str) -> int:
     return int(text)
 
 
+def count_or_all(text: str) -> int | str:
+    """Parses a whole number from 1 up, or `all`."""
+    return text if text == "all" else count(text)
+
+
+def positive(text: str) -> float:
+    """Parses a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def natural(text: str) -> int:
+    """Parses a whole number from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
 def percentage(text: str) -> int:
     """Parses a whole number from 1 to 100."""
     if not text.isdecimal() or not 1 <= int(text) <= 100:

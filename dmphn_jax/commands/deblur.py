@@ -1,4 +1,4 @@
-"""`dmphn deblur INPUT... --checkpoint CKPT --output OUT`: deblur images and folders."""
+"""`dmphn deblur INPUT... --checkpoint CKPT --output OUT`: deblur images, films and folders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from dmphn_jax import checkpoints
-from dmphn_jax.commands.arguments import count, percentage, pixels
+from dmphn_jax.commands.arguments import count, natural, percentage, pixels, positive
+from dmphn_jax.commands.film_flags import add_film_flags, film_line, film_options, run_film_jobs
+from dmphn_jax.commands.network import load_network
+from dmphn_jax.commands.progress import bars
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
 from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
+    from dmphn_jax.inference.films import FilmOptions
     from dmphn_jax.inference.jobs import Job
     from dmphn_jax.inference.tally import Tally
 
@@ -37,6 +41,11 @@ alpha, 8 and 16 bits; turned upright as EXIF says. Alpha is kept as it is, gray 
 stay 16 in PNG and TIFF; ICC profile, EXIF, XMP and resolution are carried over where the output's
 format holds them. Animations and multi-page files are refused: split them into frames first.
 
+Films: mp4, mov, mkv, webm, avi, and what else FFmpeg reads. Sound, subtitles, frame times, colour
+tags and chapters are kept; rotation is applied. A film becomes a film (--output out.mp4, or a
+folder) or, with --format, a folder of frames; a folder of frames becomes a film with --output
+out.mp4. An interrupted film goes on where it stopped.
+
 A file that fails is told at the end, on one line, and the others are done; so is one whose output
 is another's too (a.gif beside a.png) or a folder's name. Run again after an interrupt: finished
 outputs are skipped. Exit status: 0 all done, 1 some files failed, 2 wrong use, 74 all done but the
@@ -48,12 +57,12 @@ def parser() -> argparse.ArgumentParser:
     """Returns the command line of `dmphn deblur`."""
     result = argparse.ArgumentParser(
         prog="dmphn deblur",
-        description="Deblur images and folders of images.",
+        description="Deblur images, films, and folders of them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="image, or folder (with all below it)")
+    add("inputs", nargs="+", metavar="INPUT", help="image, film, or folder (all below it)")
     add(
         "-c",
         "--checkpoint",
@@ -67,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="OUT",
-        help="folder, which keeps the inputs' tree; or a file, for a single image",
+        help="folder, which keeps the inputs' tree; or a file, for a single image or film",
     )
     add(
         "--precision",
@@ -76,12 +85,34 @@ def parser() -> argparse.ArgumentParser:
         help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
         "exact (default float32)",
     )
-    add("--stages", type=count, metavar="N", help="run a stack's first N stages only: faster")
+    depth = result.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--stages", type=count, metavar="N", help="run a stack's first N stages only: faster"
+    )
+    depth.add_argument(
+        "--budget-ms",
+        type=positive,
+        metavar="T",
+        help="run as many stages as take T milliseconds per image, measured here for every size",
+    )
+    ensemble = result.add_mutually_exclusive_group()
+    ensemble.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="mean over the 8 flips and quarter turns: a little better, eight times the time",
+    )
+    ensemble.add_argument(
+        "--shift-ensemble",
+        action="store_true",
+        help="mean over places of the patch grid: no seams at patch borders, two or four times "
+        "the time",
+    )
     add(
         "--format",
         choices=_FORMATS,
         metavar="F",
-        help=f"of the outputs: {', '.join(_FORMATS)} (default: as the input's name)",
+        help=f"of the outputs: {', '.join(_FORMATS)} (default: as the input's name); a film's "
+        "frames come out one by one",
     )
     add(
         "--quality",
@@ -104,14 +135,36 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="take only these of a folder's files, as png,jpg (default: every kind that is read)",
     )
+    add(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
+        "into memory, else in tiles that do)",
+    )
+    add(
+        "--overlap",
+        type=natural,
+        metavar="M",
+        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
+        "the whole image's result)",
+    )
+    add(
+        "--split-rows",
+        action="store_true",
+        help="split every image by rows over all devices (default: each device its own images)",
+    )
     add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
+    add_film_flags(result)
     return result
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0, or 1 if some files failed. Raises UserError for wrong use."""
     args = parser().parse_args(argv)
+    if args.budget_ms and (args.ensemble or args.shift_ensemble):
+        raise UserError("--budget-ms: measures single passes; leave the ensemble out")
     # Slow to import, and not needed for --help.
     from dmphn_jax.inference.jobs import plan
     from dmphn_jax.inference.pipeline import Result
@@ -130,11 +183,12 @@ def main(argv: list[str]) -> int:
     if found is not None and not found.is_dir():
         raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
+    films = film_options(args, tally.todo)
     if args.dry_run:
         return _dry_run(laid_out.jobs, args.max_pixels, tally)
     if any(not job.problem for job in tally.todo):
         _make_output_folder(tally.todo, args.output)
-        _run(tally, args)
+        _run(tally, args, films)
     else:  # nothing that needs a network
         for job in tally.todo:
             tally.add(Result(job, f"{shown(job.source)}: {job.problem}"))
@@ -142,49 +196,52 @@ def main(argv: list[str]) -> int:
     return 1 if tally.failures else 0
 
 
-def _run(tally: Tally, args: argparse.Namespace) -> None:
+def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
     """Deblurs; what was done by an interrupt is reported before it goes on its way."""
-    import tqdm
+    from dmphn_jax.inference.buckets import MOST
+    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
 
-    from dmphn_jax.inference.deblurrer import Deblurrer
-    from dmphn_jax.inference.pipeline import run_jobs
-    from dmphn_jax.runtime import cache_compilations
-
-    cache_compilations()
-    checkpoint = checkpoints.resolve(args.checkpoint, quiet=args.quiet)
-    deblurrer = Deblurrer(checkpoint, stages=args.stages, precision=args.precision)
+    network = load_network(args)
+    new_bar = bars(args.quiet)
+    pictures = [job for job in tally.todo if not job.film]
+    if len(pictures) > MOST:  # else not even a program for each size is too many
+        network.compile_for(read_sizes(pictures, args.workers))
     results = run_jobs(
-        tally.todo,
-        deblurrer.submit,
+        pictures,
+        network.submit,
         max_pixels=args.max_pixels,
         quality=args.quality,
         workers=args.workers,
+        submitted=PER_DEVICE * network.at_once,
     )
-    terminal = sys.stderr.isatty()
-    bar = tqdm.tqdm(
-        total=len(tally.todo),
-        file=sys.stderr,
-        disable=args.quiet,
-        unit=" images",
-        smoothing=0.1,
-        dynamic_ncols=True,
-        # In a log, a line every half minute.
-        mininterval=0.1 if terminal else 30,
-        delay=0 if terminal else 30,
-        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]",
+    moving = [job for job in tally.todo if job.film]
+    film_results = run_film_jobs(
+        moving,
+        network.submit,
+        films,
+        model=network.model,
+        devices=network.at_once,
+        new_bar=new_bar,
     )
+    bar = new_bar(total=len(pictures), unit=" images")
     restore = _exit_on_sigterm()
     try:
         for result in results:
             tally.add(result)
             bar.update()
+        bar.close()
+        network.compile_for([])  # a film is worth a program for its own size
+        for result in film_results:
+            tally.add(result)
     except (KeyboardInterrupt, SystemExit):
         results.close()
+        film_results.close()
         bar.close()
         _report(tally, args, interrupted=True)
         raise
     finally:
         results.close()
+        film_results.close()
         bar.close()
         restore()
 
@@ -216,10 +273,13 @@ def _dry_run(jobs: list[Job], max_pixels: int, tally: Tally) -> int:
                 continue
             if job.problem:
                 raise ImageError(f"{shown(job.source)}: {job.problem}")
+            if job.film:
+                print(f"deblur  {film_line(job, max_pixels)}")
+                continue
             header = read_header(job.source, max_pixels=max_pixels)
             size = f"{header.width}x{header.height} {header.format}"
             print(f"deblur  {shown(job.source)} ({size}) -> {shown(job.output)}")
-        except ImageError as error:
+        except UserError as error:
             failed += 1
             print(f"fail    {one_line(error)}")
     print(
@@ -232,15 +292,17 @@ def _dry_run(jobs: list[Job], max_pixels: int, tally: Tally) -> int:
 def _extensions(text: str | None) -> tuple[str, ...]:
     """Reads `--extensions`."""
     from dmphn_jax.images.core import EXTENSIONS
+    from dmphn_jax.video.encoding import EXTENSIONS as FILM_EXTENSIONS
 
+    known = (*EXTENSIONS, *FILM_EXTENSIONS)
     if text is None:
-        return tuple(EXTENSIONS)
+        return tuple(extension for extension in known if extension != ".ts")  # TypeScript's too
     names = ["." + part.strip().lower().lstrip(".") for part in text.split(",") if part.strip(" .")]
     for name in names:
-        if name not in EXTENSIONS:
+        if name not in known:
             raise UserError(
-                f"--extensions {name[1:]}: not read here{nearest(name, EXTENSIONS)}; "
-                f"known: {', '.join(known[1:] for known in EXTENSIONS)}"
+                f"--extensions {name[1:]}: not read here{nearest(name, known)}; "
+                f"known: {', '.join(each[1:] for each in known)}"
             )
     if not names:
         raise UserError("--extensions: no extension given, as png,jpg")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
+from pathlib import Path
 
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
@@ -56,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--synthetic-seed", type=int, metavar="N", help="which scenes: a run's config.seed (0)")
     add("--synthetic-motion", type=float, metavar="F", help="factor on their motion (1)")
     add(
-        "--stages", type=arguments.count, metavar="K", help="run the first K stages of a stack only"
+        "--stages",
+        type=arguments.count_or_all,
+        metavar="K",
+        help="run the first K stages of a stack only; all: 1, 2, ... of them, a row each, drawn "
+        "against their time in FOLDER/stages.png of --report",
     )
     add(
         "--ensemble",
@@ -126,4 +132,17 @@ def main(argv: list[str]) -> int:
         )
     )
     print(markdown.text(report), end="")
+    if args.stages == "all" and args.report and not args.no_timing and args.checkpoints:
+        _draw(Path(args.report))
     return 1 if report.failed else 0
+
+
+def _draw(folder: Path) -> None:
+    """Draws the rows of a report in `stages.png` beside it."""
+    from dmphn_jax.evaluation import figures
+    from dmphn_jax.files import write_file
+
+    name, points, sizes = figures.read_points(str(folder))
+    content = io.BytesIO()
+    figures.draw({name: points}, sorted(sizes)).savefig(content, format="png")
+    write_file(folder / "stages.png", content.getvalue())

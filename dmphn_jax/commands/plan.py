@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="recompute activations in the backward pass (the config's)",
     )
+    add("--split-rows", action="store_true", help="one image, split by rows over all devices")
     add("--pairs", type=arguments.count, default=0, metavar="N", help="in the training set")
     add("--price-per-chip-hour", type=float, metavar="P", help="tells what the run costs")
     add("--json", metavar="FILE", help="write the plan there; docs/plan.md tells the keys")
@@ -115,6 +116,8 @@ def _request(args: argparse.Namespace, overrides: list[str]) -> Request:
         if overrides:
             raise UserError(f"{overrides[0]} goes with --config")
     else:
+        if args.split_rows:
+            raise UserError("--split-rows goes with --model")
         if args.size:
             raise UserError("--size goes with --model; a config's is --config.crop_size=N")
         if args.precision == "float16":
@@ -129,6 +132,7 @@ def _request(args: argparse.Namespace, overrides: list[str]) -> Request:
         precision=args.precision or ("bfloat16" if args.model else ""),
         layout=args.layout or "",
         remat=args.remat,
+        split_rows=args.split_rows,
         pairs=args.pairs,
         explain=args.explain,
         text=bool(args.hlo),

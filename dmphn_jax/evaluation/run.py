@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from dmphn_jax.data.base import PairSource
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.evaluation import markdown, report
 from dmphn_jax.evaluation.contender import Contender
-from dmphn_jax.evaluation.methods import Blurry, Method, SelfEnsemble
+from dmphn_jax.evaluation.methods import Blurry, Method
 from dmphn_jax.evaluation.paper import BLURRY, label_of
 from dmphn_jax.evaluation.report import Report, Row
 from dmphn_jax.evaluation.results import ResultsFile, key_of
@@ -29,6 +30,7 @@ from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.files import write_file
 from dmphn_jax.images import Image, write_image
 from dmphn_jax.inference.deblurrer import Deblurrer
+from dmphn_jax.inference.ensembles import SelfEnsemble
 from dmphn_jax.termination import exits_on_sigterm
 
 
@@ -39,7 +41,8 @@ class EvaluationOptions:
     Attributes:
       pairs: those to score.
       checkpoints: checkpoint folders or released names; the blurry input is always scored.
-      stages: run the first so many stages of a stack only; None for all.
+      stages: run the first so many stages of a stack only; None for all, "all" for each number
+        of them in turn.
       ensemble: x8 self-ensemble.
       precision: of the networks, one of `models.PRECISIONS`.
       devices: number of local devices that share a batch; None for all.
@@ -53,7 +56,7 @@ class EvaluationOptions:
 
     pairs: PairSelection
     checkpoints: tuple[str, ...] = ()
-    stages: int | None = None
+    stages: int | Literal["all"] | None = None
     ensemble: bool = False
     precision: str = "float32"
     devices: int | None = None
@@ -92,7 +95,10 @@ def evaluate(options: EvaluationOptions, source: PairSource | None = None) -> Re
     with exits_on_sigterm(), Evaluation(options, source, devices) as evaluation:
         evaluation.add(Contender(Blurry(), BLURRY))
         for path in options.checkpoints:
-            evaluation.add_checkpoint(path)
+            depth = checkpoints.read_model_item(path)["model"].get("stages", 1)
+            depths = range(1, depth + 1) if options.stages == "all" else (options.stages,)
+            for stages in depths:
+                evaluation.add_checkpoint(path, stages)
         if options.per_image:
             images = {label: list(of.images) for label, of in evaluation.results.items()}
             write_file(options.per_image, report.per_image_csv(images))
@@ -106,11 +112,11 @@ def evaluate(options: EvaluationOptions, source: PairSource | None = None) -> Re
     return made
 
 
-def check_checkpoints(paths: Sequence[str], stages: int | None = None) -> None:
+def check_checkpoints(paths: Sequence[str], stages: int | str | None = None) -> None:
     """Raises UserError unless every path is a checkpoint, and one with so many stages."""
     for path in paths:
         has = checkpoints.read_model_item(path)["model"].get("stages", 1)
-        if stages and stages > has:
+        if isinstance(stages, int) and stages > has:
             raise UserError(f"--stages {stages}: {path} has {has}")
 
 
@@ -163,11 +169,11 @@ class Evaluation:
             if kind is not None:
                 _say(f"{self._file.path} keeps what was scored; the same command goes on")
 
-    def add_checkpoint(self, path: str) -> None:
-        """Scores the checkpoint at `path`."""
+    def add_checkpoint(self, path: str, stages: int | None = None) -> None:
+        """Scores the checkpoint at `path`, or so many of its stages."""
         options = self._options
         deblurrer = Deblurrer(
-            path, stages=options.stages, precision=options.precision, devices=self._devices
+            path, stages=stages, precision=options.precision, devices=self._devices
         )
         how = {"ensemble": options.ensemble, "precision": options.precision}
         self.add(

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, nearest
-from dmphn_jax.inference import memory, programs, tiles
+from dmphn_jax.inference import buckets, memory, programs, tiles
 from dmphn_jax.inference.pending import Pending, Tiled, Whole
+from dmphn_jax.inference.placement import Placement
 from dmphn_jax.inference.programs import Network, Programs
 from dmphn_jax.models import PRECISIONS, ModelConfig
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
-from dmphn_jax.runtime import data_mesh
 
 _LEAST_TILE = 256  # pixels; where not even that fits, the error tells
 
@@ -39,7 +36,6 @@ class Deblurrer:
     give what the whole would: docs/inference.md.
 
     Attributes:
-      params: the parameter tree, float32, on the first of the devices.
       config: the model.
       digest: of the checkpoint's parameters; None if they came as a tree.
       stages: how many of a stack's stages run.
@@ -49,7 +45,6 @@ class Deblurrer:
       overlap: of neighbouring tiles, in pixels.
     """
 
-    params: dict[str, Any]
     config: ModelConfig
     digest: str | None
     stages: int
@@ -69,6 +64,7 @@ class Deblurrer:
         devices: Sequence[jax.Device] | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        split_rows: bool = False,
     ) -> None:
         """Loads a checkpoint, or takes `params` of the model `config`.
 
@@ -79,12 +75,14 @@ class Deblurrer:
           config: the model it belongs to.
           stages: run the first so many stages of a stack only.
           precision: of the computation, one of `models.PRECISIONS`; parameters stay float32.
-          devices: those that share a batch; all local ones by default. One image, or a batch of
-            one, takes the first; the others hold no weights before a batch needs them.
+          devices: those that share a batch; all local ones by default. One image takes the first,
+            and submitted ones, or tiles, all in turn; the others hold no weights before that.
           tile: compute larger images in tiles of so many pixels on a side; by default those that
             do not fit into memory, in tiles that do.
           overlap: pixels that neighbouring tiles share; by default as many as make the result
             the whole image's, `tiles.default_overlap`, and at most half of the tile.
+          split_rows: split every image by rows over the devices, which takes as much less memory
+            on each; the result is one device's but for the last digits of floats.
 
         Raises UserError for an unusable checkpoint, an unknown precision, stages that the model
         does not have, or tiles that are too small.
@@ -104,14 +102,22 @@ class Deblurrer:
         self.config = config
         self.stages = stages or config.stages
         self.precision = precision
-        devices = list(devices or jax.local_devices())
-        self._mesh = data_mesh(devices)
-        self._first = devices[0]
-        self.params = jax.device_put(params, self._first)
-        self._params = {self._first: self.params}
-        self._network = Network(config, precision, self.stages, self._first.platform)
+        self._placement = Placement(params, devices or jax.local_devices())
+        self._split_rows = split_rows and len(self.devices) > 1
+        self._buckets: tuple[buckets.Size, ...] = ()
+        self._network = Network(config, precision, self.stages, self.devices[0].platform)
         self.programs = programs.whole(self._network)
         self._set_tiles(tile, overlap)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameter tree, float32, on the first of the devices."""
+        return self._placement.params
+
+    @property
+    def devices(self) -> tuple[jax.Device, ...]:
+        """Those that compute."""
+        return self._placement.devices
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
@@ -123,23 +129,79 @@ class Deblurrer:
 
         Raises UserError if an output is not finite: see `Pending.check`.
         """
-        return self.submit(images).result()
+        return self._start(images, self.devices[0]).result()
 
     def submit(self, images: np.ndarray) -> Pending:
         """Starts what `batch` does and returns at once: the caller may submit the next batch.
 
         The devices then go on computing while the first batch's result is copied to the host.
-        Results are those of `batch`, to the bit.
+        Batches of one image go to the devices in turn. Results are those of `batch`, to the bit.
         """
+        return self._start(images, self._placement.next_device() if len(images) == 1 else None)
+
+    def compile_for(self, sizes: Iterable[buckets.Size], most: int = buckets.MOST) -> None:
+        """Has images of all `sizes`, (height, width), computed by at most `most` programs.
+
+        Where there are more sizes, several share a program for arrays that hold the largest of
+        them, with the same results but for the last digits of floats; it also computes the rest
+        of the array, and which sizes go together is chosen for the fewest pixels. Nothing is
+        compiled yet. Images of other sizes get programs of their own, and so do DMSN's, images in
+        tiles, and those that are split by rows.
+        """
+        self._buckets = ()
+        padded = [self.array_size(size) for size in sizes]
+        few = len(set(padded)) <= most or self.config.family == "dmsn" or self._split_rows
+        if not few:
+            self._buckets = buckets.choose(padded, self.config.multiple, most)
+
+    def array_size(self, size: Sequence[int]) -> buckets.Size:
+        """Returns the (height, width) that the program of images of a size computes."""
+        rows, columns = self.config.multiple
+        padded = (-(-size[0] // rows) * rows, -(-size[1] // columns) * columns)
+        return buckets.smallest(self._buckets, padded) or padded
+
+    def with_stages(self, stages: int) -> Deblurrer:
+        """Returns one that runs the first so many stages, with the same options and parameters."""
+        return Deblurrer(
+            params=self.params,
+            config=self.config,
+            stages=stages,
+            precision=self.precision,
+            devices=self.devices,
+            tile=self.tile,
+            overlap=self._given_overlap,
+            split_rows=self._split_rows,
+        )
+
+    def _start(self, images: np.ndarray, device: jax.Device | None) -> Pending:
         images = np.asarray(images)
         padded = self._pad(images)
-        tile = self.tile or self._tile_that_fits(padded)
-        if tile and tile < max(padded.shape[1:3]):
-            layout = tiles.lay_out(self.config, self.stages, padded.shape[1:3], tile, self.overlap)
-            devices = list(self._mesh.devices)
-            return Tiled(images.shape, padded, layout, devices, self._run_tile, self.precision)
-        results, finite = self.programs.quantised(*self.place(padded))
-        return Whole(images.shape, results, finite, self.precision)
+        tile = self.tile
+        if tile is None or max(padded.shape[1:3]) <= tile:
+            program, *arguments = self._program_for(padded, device)
+            tile = tile or self._tile_that_fits(program, *arguments)
+            if tile is None or max(padded.shape[1:3]) <= tile:
+                results, finite = program(*arguments)
+                return Whole(images.shape, results, finite, self.precision)
+        layout = tiles.lay_out(self.config, self.stages, padded.shape[1:3], tile, self.overlap)
+        return Tiled(images.shape, padded, layout, self.devices, self._run_tile, self.precision)
+
+    def _program_for(self, padded: np.ndarray, device: jax.Device | None) -> tuple[Any, ...]:
+        """Returns the program that computes images whole, and its arguments."""
+        if self._split_rows:
+            program = programs.by_rows(self._network, self._placement.mesh)
+            return program, *self._placement.place_everywhere(padded)
+        batch, height, width, _ = padded.shape
+        bucket = buckets.smallest(self._buckets, (height, width))
+        if bucket is None:
+            placed = self._placement.place(padded, device)
+            if len(placed[1].sharding.device_set) == 1:
+                return self.programs.quantised, *placed
+            return programs.shared(self._network, self._placement.mesh), *placed
+        array = np.zeros((batch, *bucket, 3), padded.dtype)
+        array[:, :height, :width] = padded
+        size = np.array([height, width], np.int32)
+        return programs.bucket(self._network), *self._placement.place(array, device), size
 
     def output(self, image: np.ndarray) -> Output:
         """Returns every stage's and level's image of one image, (H, W, 3) uint8 or uint16.
@@ -176,19 +238,7 @@ class Deblurrer:
         `images` is uint8 or uint16 (B, H, W, 3), of a size the patch grid divides. A batch that the
         devices do not divide is filled up with copies of its last image.
         """
-        count = self._mesh.size
-        if len(images) == 1 or count == 1:
-            return self.params, jax.device_put(images, self._first)
-        missing = -len(images) % count
-        if missing:
-            images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-        return self._shared_params, jax.device_put(images, NamedSharding(self._mesh, P("data")))
-
-    @functools.cached_property
-    def _shared_params(self) -> dict[str, Any]:
-        """The parameters on every device."""
-        shared: dict[str, Any] = jax.device_put(self.params, NamedSharding(self._mesh, P()))
-        return shared
+        return self._placement.place(images)
 
     def _set_tiles(self, tile: int | None, overlap: int | None) -> None:
         least = 4 * max(self.config.multiple)
@@ -196,39 +246,40 @@ class Deblurrer:
             raise UserError(f"tile {tile}: at least {least} pixels for this model")
         if overlap is not None and tile is not None and overlap > tile // 2:
             raise UserError(f"overlap {overlap}: at most half of a tile, {tile // 2} of {tile}")
-        self.tile = tile
+        self.tile, self._given_overlap = tile, overlap
         if overlap is None:
             overlap = tiles.default_overlap(self.config, self.stages)
         self.overlap = overlap
         self._fitting: dict[tuple[tuple[int, ...], np.dtype], int | None] = {}
 
-    def _tile_that_fits(self, padded: np.ndarray) -> int | None:
+    def _tile_that_fits(self, program: Any, *arguments: Any) -> int | None:
         """Returns the size of tiles for images that do not fit whole; None for those that do.
 
         Told once per size, by what the compiler has planned for it.
         """
-        key = padded.shape, padded.dtype
+        images = arguments[1]
+        key = images.shape, images.dtype
         if key not in self._fitting:
-            self._fitting[key] = self._find_tile_that_fits(padded)
+            self._fitting[key] = self._find_tile_that_fits(program, *arguments)
         return self._fitting[key]
 
-    def _find_tile_that_fits(self, padded: np.ndarray) -> int | None:
-        allowed = memory.allowed(self._first)
+    def _find_tile_that_fits(self, program: Any, *arguments: Any) -> int | None:
+        images = arguments[1]
+        allowed = memory.allowed(self.devices[0], len(images.devices()))
         if allowed is None:
             return None
-        needed = programs.bytes_needed(self.programs.quantised, *self.place(padded))
+        needed = programs.bytes_needed(program, *arguments)
         if needed <= allowed:
             return None
-        pixels = padded[: -(-len(padded) // self._mesh.size), :, :, 0].size  # on one device
-        side = int((pixels * allowed / needed) ** 0.5)
+        _, height, width, _ = images.sharding.shard_shape(images.shape)
+        side = int((len(images) * height * width * allowed / needed) ** 0.5)
         while side > _LEAST_TILE:
-            layout = tiles.lay_out(self.config, self.stages, padded.shape[1:3], side, self.overlap)
+            layout = tiles.lay_out(self.config, self.stages, (height, width), side, self.overlap)
             row, column = layout.rows[0], layout.columns[0]
-            program = programs.tile(self._network, layout.grids(row, column))
-            window = jax.ShapeDtypeStruct((1, *layout.size, 3), padded.dtype)
-            if programs.bytes_needed(program, self.params, window, row.weights, column.weights) <= (
-                allowed
-            ):
+            run = programs.tile(self._network, layout.grids(row, column))
+            window = jax.ShapeDtypeStruct((1, *layout.size, 3), images.dtype)
+            weights = row.weights, column.weights
+            if programs.bytes_needed(run, self.params, window, *weights) <= allowed:
                 break
             side = side * 3 // 4
         return max(side, _LEAST_TILE)
@@ -242,10 +293,6 @@ class Deblurrer:
         columns: np.ndarray,
     ) -> tuple[jax.Array, jax.Array]:
         placed = jax.device_put((window, rows, columns), device)
-        return programs.tile(self._network, grids)(self._params_on(device), *placed)
-
-    def _params_on(self, device: jax.Device) -> dict[str, Any]:
-        """The parameters on one device, put there at their first use."""
-        if device not in self._params:
-            self._params[device] = jax.device_put(self.params, device)
-        return self._params[device]
+        params = self._placement.params_on(device)
+        computed: tuple[jax.Array, jax.Array] = programs.tile(self._network, grids)(params, *placed)
+        return computed

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
 from dmphn_jax.images.core import EXTENSIONS, WRITABLE, format_of
+from dmphn_jax.video.encoding import film_name, is_film
 
 
 class Job(NamedTuple):
@@ -20,6 +21,8 @@ class Job(NamedTuple):
     output: str
     exists: bool = False  # the output is there and is to stay
     problem: str | None = None  # why it cannot be done, where the plan shows it already
+    film: bool = False  # of a film, or (from a folder of pictures) into one
+    frames: str | None = None  # extension of a film's frames, if `output` is a folder of these
 
 
 class Plan(NamedTuple):
@@ -37,7 +40,7 @@ def plan(
     extensions: Collection[str] = tuple(EXTENSIONS),
     overwrite: bool = False,
 ) -> Plan:
-    """Lays out the jobs of image files and folders.
+    """Lays out the jobs of images, films, and folders of them.
 
     A folder's tree is kept below `output`; hidden files and folders are passed over, and so is
     `output` itself where it lies in an input folder. Names keep their extension, unless `format`
@@ -48,9 +51,13 @@ def plan(
     keeps its name is done, if there is one), an output's name that a folder has. About a kilobyte
     of memory is taken per image, none for other files.
 
+    A film becomes a film, or with a `format` a folder of its frames. A folder becomes one film
+    where `output` names one.
+
     Args:
       inputs: files and folders.
-      output: a folder; a file if the one input is a file and this has an image's extension.
+      output: a folder; a file if the one input is a file and this has an image's or a film's
+        extension.
       format: "PNG", ... of every output; by each input's name if None.
       extensions: of the images in folders, lower case, with the dot.
       overwrite: replace outputs that exist; else their jobs are marked `exists`.
@@ -62,30 +69,53 @@ def plan(
         if not os.path.lexists(name):
             raise UserError(f"{shown(name)}: no such file or folder")
     ignored: collections.Counter[str] = collections.Counter()
-    one_file = _is_file_output(inputs, output, format)
     jobs: list[Job] = []
+    if _is_film_output(inputs, output, format):
+        job = Job(inputs[0], output, film=True)
+        return Plan([_occupied(job, overwrite) for job in _checked([job], overwrite)], ignored)
+    one_file = _is_file_output(inputs, output, format)
     for name in inputs:
         if not os.path.isdir(name):
-            target = output if one_file else os.path.join(output, _renamed(name, format))
-            jobs.append(Job(name, target))
+            jobs.append(Job(name, output) if one_file else _job(name, output, format))
             continue
         found = 0
         for source, problem in _walk(name, os.path.realpath(output), extensions, ignored):
             relative = os.path.relpath(source, name)
             folder = os.path.dirname(relative)
-            jobs.append(
-                Job(
-                    source,
-                    os.path.join(output, folder, _renamed(source, format)),
-                    problem=problem,
-                )
-            )
+            job = _job(source, os.path.join(output, folder), format)
+            jobs.append(job._replace(problem=problem))
             found += 1
         if not found:
             raise UserError(
-                f"{shown(name)}: no images in this folder ({', '.join(sorted(extensions))})"
+                f"{shown(name)}: no images or films in this folder "
+                f"({', '.join(sorted(extensions))})"
             )
     return Plan([_occupied(job, overwrite) for job in _checked(jobs, overwrite)], ignored)
+
+
+def _is_film_output(inputs: Sequence[str], output: str, format: str | None) -> bool:
+    """Tells whether `output` names a film; raises UserError where none can come of the inputs."""
+    if not is_film(output) or os.path.isdir(output):
+        return False
+    name = shown(output)
+    if len(inputs) > 1:
+        raise UserError(f"--output {name}: a film; several inputs need a folder")
+    if not os.path.isdir(inputs[0]) and not is_film(inputs[0]):
+        raise UserError(f"--output {name}: a film, which takes a film or a folder of its frames")
+    if format:
+        raise UserError(f"--format {format.lower()} and --output {name} disagree")
+    return True
+
+
+def _job(source: str, folder: str, format: str | None) -> Job:
+    """Returns the job of one file, with its output in `folder`."""
+    base = os.path.basename(os.path.normpath(source))
+    if not is_film(source):
+        return Job(source, os.path.join(folder, _renamed(source, format)))
+    if not format:
+        return Job(source, os.path.join(folder, film_name(base)), film=True)
+    stem = os.path.splitext(base)[0]
+    return Job(source, os.path.join(folder, stem), film=True, frames=WRITABLE[format])
 
 
 def _is_file_output(inputs: Sequence[str], output: str, format: str | None) -> bool:
@@ -110,6 +140,11 @@ def _is_file_output(inputs: Sequence[str], output: str, format: str | None) -> b
             f"--output {shown(output)}: {extension} is not written; "
             f"one of {', '.join(WRITABLE.values())}"
         )
+    if is_film(inputs[0]):
+        raise UserError(
+            f"--output {shown(output)}: a picture; name a film, as .mp4, or a folder for its "
+            "frames, with --format"
+        )
     if format not in (None, kind):
         raise UserError(f"--format {format.lower()} and --output {shown(output)} disagree")
     return True
@@ -117,7 +152,7 @@ def _is_file_output(inputs: Sequence[str], output: str, format: str | None) -> b
 
 # Extensions people give images that are not written here: not to be taken for folders' names.
 _FOREIGN = {".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".tga", ".ppm", ".pgm"} | {
-    *(".pnm", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".pdf", ".mp4", ".mov", ".avi"),
+    *(".pnm", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg", ".pdf"),
 }
 
 
@@ -281,6 +316,10 @@ def _occupied(job: Job, overwrite: bool) -> Job:
                 problem=f"its output {name} is a link to nothing; --overwrite replaces it"
             )
         return job
+    if job.frames:  # a folder of single frames, of which those that are missing will be made
+        if stat.S_ISDIR(mode):
+            return job
+        return job._replace(problem=f"its output {name} is a file; give another --output")
     if stat.S_ISDIR(mode):
         return job._replace(problem=f"its output {name} is a folder; give another --output")
     if overwrite:

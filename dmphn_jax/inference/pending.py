@@ -70,6 +70,24 @@ class Pending(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
+class Ready:
+    """Images that are done, on the host: they have `Pending`'s interface.
+
+    Attributes:
+      images: (B, H, W, 3).
+    """
+
+    images: np.ndarray
+
+    def check(self) -> None:
+        """They are ready."""
+
+    def result(self) -> np.ndarray:
+        """Returns them."""
+        return self.images
+
+
+@dataclasses.dataclass(frozen=True)
 class Whole(Pending):
     """A batch whose images were submitted whole: it is being computed.
 

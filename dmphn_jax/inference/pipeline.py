@@ -12,7 +12,14 @@ import numpy as np
 
 from dmphn_jax.errors import UserError, one_line, out_of_memory
 from dmphn_jax.files import shown
-from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, Image, read_header, read_image
+from dmphn_jax.images import (
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_QUALITY,
+    Image,
+    read_header,
+    read_image,
+    read_size,
+)
 from dmphn_jax.images import write_image as write
 from dmphn_jax.inference.jobs import Job
 from dmphn_jax.runtime import cores
@@ -20,7 +27,8 @@ from dmphn_jax.runtime import cores
 # Pixels held at once between decoding and the end of encoding, about 10 bytes each. A single image
 # may be larger: it is then alone.
 IN_FLIGHT = 64_000_000
-_ON_DEVICE = 2  # images submitted and not taken back: one is computed while one is copied
+# Images submitted and not taken back, for a device: one is computed while one is copied.
+PER_DEVICE = 2
 
 
 class Result(NamedTuple):
@@ -43,6 +51,19 @@ def default_workers() -> int:
     return min(8, cores())
 
 
+def read_sizes(jobs: Sequence[Job], workers: int | None = None) -> list[tuple[int, int]]:
+    """Returns (height, width) of the jobs' images by their headers, those that can be read."""
+
+    def size(job: Job) -> tuple[int, int] | None:
+        try:
+            return None if job.problem else read_size(job.source)
+        except Exception:  # decoding it will tell
+            return None
+
+    with ThreadPoolExecutor(workers or default_workers(), "header") as pool:
+        return [found for found in pool.map(size, jobs) if found]
+
+
 def run_jobs(
     jobs: Sequence[Job],
     submit: Callable[[np.ndarray], Computing],
@@ -51,6 +72,7 @@ def run_jobs(
     quality: int = DEFAULT_QUALITY,
     workers: int | None = None,
     in_flight: int = IN_FLIGHT,
+    submitted: int = PER_DEVICE,
 ) -> Generator[Result, None, None]:
     """Deblurs every job's image and yields a Result for each, in order of completion.
 
@@ -67,8 +89,10 @@ def run_jobs(
       quality: of JPEG and WebP.
       workers: threads that decode, and as many that encode; `default_workers()` if None.
       in_flight: pixels held at once.
+      submitted: images submitted and not taken back at once; `PER_DEVICE` for each device.
     """
-    pipeline = _Pipeline(jobs, submit, max_pixels, quality, workers or default_workers(), in_flight)
+    workers = workers or default_workers()
+    pipeline = _Pipeline(jobs, submit, max_pixels, quality, workers, in_flight, submitted)
     try:
         yield from pipeline.results()
     finally:
@@ -95,7 +119,9 @@ class _Pipeline:
         quality: int,
         workers: int,
         in_flight: int,
+        submitted: int,
     ) -> None:
+        self._most_submitted = submitted
         self._submit, self._max_pixels, self._quality = submit, max_pixels, quality
         self._row = 2 * workers  # jobs in decoding, and in encoding, at most
         self._budget = _Budget(in_flight)
@@ -121,7 +147,7 @@ class _Pipeline:
                 yield self._finish(written)
             decoded = next((future for future in self._decoding if future in done), None)
             failed = None
-            if decoded and not full and len(self._computing) < _ON_DEVICE:
+            if decoded and not full and len(self._computing) < self._most_submitted:
                 failed = self._start(decoded)
             elif self._computing and not full:
                 failed = self._take()
@@ -152,13 +178,13 @@ class _Pipeline:
         job = self._decoding.pop(decoded)
         error = decoded.exception()
         if error:
-            return Result(job, _failure(job, error))
+            return Result(job, failure(job, error))
         image, cost = decoded.result()
         try:
             computing = self._submit(image.pixels[None])
         except Exception as error:
             self._budget.release(cost)
-            return Result(job, _failure(job, error, image.pixels.shape))
+            return Result(job, failure(job, error, image.pixels.shape))
         self._computing.append(_Started(job, image, cost, computing))
         return None
 
@@ -169,7 +195,7 @@ class _Pipeline:
             image = image.with_pixels(computing.result()[0])
         except Exception as error:
             self._budget.release(cost)
-            return Result(job, _failure(job, error, image.pixels.shape))
+            return Result(job, failure(job, error, image.pixels.shape))
         self._encoding[self._encoders.submit(self._encode, job, image, cost)] = job, image.notes
         return None
 
@@ -183,11 +209,11 @@ class _Pipeline:
         job, notes = self._encoding.pop(written)
         error = written.exception()
         if error:
-            return Result(job, _failure(job, error))
+            return Result(job, failure(job, error))
         return Result(job, notes=notes + written.result())
 
 
-def _failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None) -> str:
+def failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None) -> str:
     """Returns the one line that tells why a job failed."""
     text = one_line(error)
     if isinstance(error, UserError):

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.models import ModelConfig, build, convolutions_for, convolutions_named
+from dmphn_jax.models.buckets import BucketConvolutions
+from dmphn_jax.models.convolutions import XLA, DilatedConvolutions
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 from dmphn_jax.models.pixels import from_network, to_network
@@ -48,11 +51,70 @@ def whole(network: Network) -> Programs:
     def raw(params: dict[str, Any], images: jax.Array) -> Output:
         return apply(params, to_network(images))
 
-    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        image = raw(params, images).image
+    return Programs(_jit(network, raw), _jit(network, _quantised(network)))
+
+
+@functools.cache
+def shared(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns `Programs.quantised` for a batch that lies along the mesh's axis `data`.
+
+    Each device runs the program of its own images: nothing is exchanged, and a formulation sees
+    how many images it really computes.
+    """
+    local = PartitionSpec("data")
+    program = jax.shard_map(
+        _quantised(network),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), local),
+        out_specs=local,
+        check_vma=False,
+    )
+    return _jit(network, program)
+
+
+@functools.cache
+def bucket(network: Network) -> jax.stages.Wrapped:
+    """Returns the program for images that fill the top left of a larger array.
+
+    It takes (params, arrays (B, H, W, 3) uint8 or uint16, the images' (height, width) int32) and
+    returns what `Programs.quantised` does; pixels outside of the images are of no meaning. DMSN
+    has none: its resizing knows no border within an array.
+    """
+    convolutions = convolutions_for(network.platform)
+    if convolutions.encoder is not None:  # another layout than (B, H, W, C) has no such borders
+        convolutions = XLA
+
+    def quantised(
+        params: dict[str, Any], images: jax.Array, size: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        height, width = images.shape[1:3]
+        filling = BucketConvolutions(convolutions, (height, width), (size[0], size[1]))
+        module = build(network.config, network.precision, convolutions=filling)
+        output: Any = module.apply({"params": params}, to_network(images), stages=network.stages)
+        rows, columns = jnp.arange(height) < size[0], jnp.arange(width) < size[1]
+        image = jnp.where((rows[:, None] & columns)[..., None], output.image, 0)
         return from_network(image, images.dtype), _finite(image)
 
-    return Programs(_jit(network, raw), _jit(network, quantised))
+    return _jit(network, quantised)
+
+
+@functools.cache
+def by_rows(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns `Programs.quantised` with every array split by rows over the mesh's devices.
+
+    Parameters and images come whole to every device. XLA exchanges the rows that convolutions
+    need of their neighbours. The convolutions are its own, which it knows how to split.
+    """
+    rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    module = build(network.config, network.precision, convolutions=DilatedConvolutions())
+
+    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        split = jax.lax.with_sharding_constraint(to_network(images), rows)
+        output: Any = module.apply({"params": params}, split, stages=network.stages)
+        image = jax.lax.with_sharding_constraint(output.image, rows)
+        return from_network(image, images.dtype), _finite(image)
+
+    return _jit(network, quantised)
 
 
 @functools.cache
@@ -77,10 +139,22 @@ def tile(network: Network, grids: tuple[Grid, ...]) -> jax.stages.Wrapped:
 def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
     """Returns what a program takes to run beside its arguments, as its compiler has planned it.
 
-    The program is compiled, as its first run would do.
+    0 where the compiler does not tell. The program is compiled, as its first run would do.
     """
     plan = program.lower(*arguments).compile().memory_analysis()
+    if plan is None:
+        return 0
     return int(plan.temp_size_in_bytes + plan.output_size_in_bytes)
+
+
+def _quantised(network: Network) -> Any:
+    apply = _applied(network)
+
+    def quantised(params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        image = apply(params, to_network(images)).image
+        return from_network(image, images.dtype), _finite(image)
+
+    return quantised
 
 
 def _applied(network: Network, **options: Any) -> Any:
@@ -89,7 +163,7 @@ def _applied(network: Network, **options: Any) -> Any:
     module = build(network.config, network.precision, convolutions=convolutions, **options)
 
     def apply(params: dict[str, Any], images: jax.Array) -> Output:
-        output: Output = module.apply({"params": params}, images, stages=network.stages)
+        output: Any = module.apply({"params": params}, images, stages=network.stages)
         return output
 
     return apply

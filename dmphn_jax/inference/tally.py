@@ -26,7 +26,7 @@ class Tally:
         self._ignored = plan.ignored
         self._order: dict[Job, int] = {job: index for index, job in enumerate(self.todo)}
         self._failures: list[tuple[int, str]] = []
-        self._notes: collections.Counter[str] = collections.Counter()
+        self._notes: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def add(self, result: Result) -> None:
         """Counts a result."""
@@ -34,7 +34,8 @@ class Tally:
             self._failures.append((self._order[result.job], result.failure))
         else:
             self.done += 1
-            self._notes.update(result.notes)
+            kind = "film" if result.job.film else "image"
+            self._notes.update((kind, note) for note in result.notes)
 
     @property
     def failures(self) -> list[str]:
@@ -51,8 +52,8 @@ class Tally:
 
     def summary(self, output: str, *, interrupted: bool = False) -> Iterator[str]:
         """Yields the lines that end a run; `output` is where to."""
-        for note, images in self._notes.items():
-            yield f"note ({images} {'image' if images == 1 else 'images'}): {note}"
+        for (kind, note), count in self._notes.items():
+            yield f"note ({count} {kind}{'s' if count > 1 else ''}): {note}"
         # Files being written at an interrupt are finished, but not counted any more.
         least = "at least " if interrupted else ""
         parts = [f"deblurred {least}{self.done} of {len(self.todo)} into {shown(output)}"]

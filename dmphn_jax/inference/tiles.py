@@ -48,7 +48,7 @@ class Layout(NamedTuple):
     columns: tuple[Tile, ...]
 
     @property
-    def count(self) -> int:
+    def tiles(self) -> int:
         """How many tiles there are."""
         return len(self.rows) * len(self.columns)
 

@@ -46,7 +46,8 @@ class Convolutions:
     Others derive from it and replace what they compute otherwise. One that computes gradients its
     own way replaces `forward`, `input_gradient` and `kernel_gradient`; one that lays tensors out
     differently has an `encoder` and a `decoder` of its own and says how images and patches lie:
-    `fold`, `unfold`, `split`, `join`. Features between encoders and decoders are
+    `fold`, `unfold`, `split`, `join`; one whose images do not fill their arrays replaces the last
+    two. Features between encoders and decoders are
     (B, H/4, W/4, 4*width) with every formulation, and the parameters are the same. Objects are
     hashable, and equal if they compute the same.
 
@@ -124,6 +125,38 @@ class Convolutions:
 
 
 XLA = Convolutions()
+
+
+@dataclasses.dataclass(frozen=True)
+class DilatedConvolutions(Convolutions):
+    """XLA's, with transposed convolutions that XLA can split by rows over devices.
+
+    The sub-pixel form interleaves rows, for which it gathers them all on every device.
+    """
+
+    def forward(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        residual: jax.Array | None,
+    ) -> jax.Array:
+        """See `Convolutions`."""
+        if not kind.transposed:
+            return super().forward(kind, x, kernel, bias, residual)
+        y = bias + lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            ((2, 2), (2, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=_LAYOUT,
+            precision=kind.precision,
+        )
+        if residual is not None:
+            y = y + residual
+        return nn.relu(y) if kind.relu else y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

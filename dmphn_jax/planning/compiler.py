@@ -53,6 +53,9 @@ def answer(request: Request, progress: Callable[[str], None]) -> list[Compiled]:
         progress(f"{local * mesh.size} {'pairs' if request.config else 'images'}, {local} a device")
         return compile_for(request, machine, mesh, local * mesh.size)
 
+    if request.split_rows:
+        progress(f"1 image over {mesh.size} devices")
+        return [compile_for(request, machine, mesh, 1)]
     if request.batch >= 0:
         return [attempt(local_batch(request, mesh))]
     return largest(attempt)

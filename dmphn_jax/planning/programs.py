@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.data.resident_feed import cut_crops
-from dmphn_jax.inference.programs import Network, whole
+from dmphn_jax.inference.programs import Network, by_rows, shared, whole
 from dmphn_jax.models import (
     LAYOUTS,
     build,
@@ -115,13 +115,19 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
     height, width = (-(-side // unit) * unit for side, unit in zip(request.size, model.multiple))
     platform = machine.chip.platform
     layout, _ = _formulation(request, machine)
-    program = whole(Network(model, request.precision, model.stages, platform, layout)).quantised
+    network = Network(model, request.precision, model.stages, platform, layout)
+    images_lie = PartitionSpec("data")
+    if request.split_rows:
+        program, images_lie = by_rows(network, mesh), PartitionSpec()
+        local = batch / mesh.size
+    else:
+        program = whole(network).quantised if mesh.size == 1 else shared(network, mesh)
+        local = batch // mesh.size
     params = parameter_shapes(model)
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
     traced = program.trace(
-        _placed(params, mesh, PartitionSpec()), _placed(images, mesh, PartitionSpec("data"))
+        _placed(params, mesh, PartitionSpec()), _placed(images, mesh, images_lie)
     )
-    local = batch // mesh.size
     return Lowered(
         lowered=traced.lower(lowering_platforms=(platform,)),
         turns=1,
@@ -130,7 +136,7 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
         average=0,
         resident=0,
         model_operations=2 * local * multiply_adds(model, height, width),
-        full_resolution=local * height * width * model.width,
+        full_resolution=int(local * height * width * model.width),
         precision=request.precision,
         layout=layout,
         remat=False,

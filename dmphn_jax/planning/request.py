@@ -21,6 +21,7 @@ class Request:
       precision: compute dtype; "": the config's, or the platform's default.
       layout: formulation of the convolutions; "": the platform's default.
       remat: recompute activations; None: the config's.
+      split_rows: one image by rows over all devices, for inference.
       pairs: of the training set; 0: what the config's source is known to hold.
       explain: how many operations to list.
       text: whether to return the optimised program.
@@ -35,6 +36,7 @@ class Request:
     precision: str = ""
     layout: str = ""
     remat: bool | None = None
+    split_rows: bool = False
     pairs: int = 0
     explain: int = 0
     text: bool = False

@@ -20,6 +20,7 @@ from dmphn_jax.training.profile import Profile
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
 from dmphn_jax.training.state import TrainState, init_state, make_state
+from dmphn_jax.training.status import RunStatus
 
 
 class TrainResult(NamedTuple):
@@ -60,7 +61,7 @@ def train(
     Args:
       config: a ConfigDict with the fields of `configs/base.py`.
       workdir: gets `checkpoints/<step>`, `metrics.csv`, `tensorboard/`, `config.json`,
-        `model.txt`, `lock`.
+        `model.txt`, `status.json`, `lock`.
       feed: batches; by default those of `config.data`.
       test_source: pairs to evaluate on; by default those of `config.eval` and `config.data`.
       profile: (first, last) steps between which a profile is written to `<workdir>/profile`.
@@ -76,7 +77,10 @@ def train(
         start = restore(run)
         log = _begin(run, start)
         held.callback(log.close)
-        return _loop(run, start, log, Profile(profile, workdir / "profile", log.say), stop)
+        status = _status(run, start)
+        with status.failing():
+            tracing = Profile(profile, workdir / "profile", log.say)
+            return _loop(run, start, log, tracing, stop, status)
 
 
 def restore(run: Prepared) -> Start:
@@ -104,13 +108,31 @@ def _begin(run: Prepared, start: Start) -> RunLog:
     return log
 
 
+def _status(run: Prepared, start: Start) -> RunStatus:
+    """Begins the file that monitors read."""
+    devices = f"{run.mesh.size} x {run.mesh.devices.flat[0].platform}"
+    return RunStatus(
+        run.workdir,
+        on=jax.process_index() == 0,
+        step=start.step,
+        num_steps=run.num_steps,
+        checkpoint=str(run.store.last_good) if run.store and run.store.last_good else None,
+        devices=f"{devices} of {jax.process_count()} processes",
+    )
+
+
 def _loop(
-    run: Prepared, start: Start, log: RunLog, profile: Profile, stop: StopRequest
+    run: Prepared,
+    start: Start,
+    log: RunLog,
+    profile: Profile,
+    stop: StopRequest,
+    status: RunStatus,
 ) -> TrainResult:
     """Takes the steps; nothing in it waits for the device but the reader, one dispatch behind."""
     config, feed, store, num_steps = run.config, run.feed, run.store, run.num_steps
     state, step, best, _ = start
-    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch)
+    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status)
     evaluation = None
     if run.test_source is not None and store and config.eval.every:
         evaluation = PeriodicEvaluation(
@@ -146,6 +168,7 @@ def _loop(
     if store:
         store.wait()
     checkpoint = store.last_good if store else None
+    status.update(state="stopped" if stopped else "finished", step=step, checkpoint=str(checkpoint))
     log.say(summary.end(step, num_steps, stopped, checkpoint, best, run.workdir))
     return TrainResult(step, checkpoint, stopped, evaluation.scores if evaluation else {})
 

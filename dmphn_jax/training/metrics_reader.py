@@ -11,6 +11,7 @@ import numpy as np
 from dmphn_jax.errors import UserError
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.run_log import Meter, RunLog, duration
+from dmphn_jax.training.status import RunStatus
 
 
 class DivergedError(UserError):
@@ -27,6 +28,7 @@ class MetricsReader:
         store: RunCheckpoints | None,
         num_steps: int,
         steps_per_epoch: int,
+        status: RunStatus,
     ) -> None:
         """Starts with nothing to read; `store` is asked for the last good checkpoint."""
         self._config = config
@@ -36,6 +38,7 @@ class MetricsReader:
         self._steps_per_epoch = steps_per_epoch
         self._store = store
         self._queue: collections.deque[tuple[int, Any]] = collections.deque()
+        self._status = status
         self._estimated = False
 
     def push(self, step: int, metrics: Any) -> None:
@@ -89,6 +92,7 @@ class MetricsReader:
         values["epoch"] = step / self._steps_per_epoch
         self._log.scalars(step, values)
         speed = values.get("images_per_second")
+        left = None
         text = f"step {step:,}/{self._num_steps:,}  loss {values['loss']:.5f}"
         text += f"  PSNR {values['psnr']:.2f} dB (blurry {values['psnr_blurry']:.2f})"
         if speed:
@@ -98,3 +102,12 @@ class MetricsReader:
                 self._log.say(f"{speed:.1f} images/s: about {duration(left)} to the end")
             text += f"  {speed:.1f} images/s  {duration(left)} left"
         self._log.progress(text, final=step == self._num_steps)
+        kept = self._store.last_good if self._store else None
+        self._status.report(
+            step=step,
+            loss=values["loss"],
+            psnr=values["psnr"],
+            images_per_second=speed,
+            seconds_left=left,
+            checkpoint=str(kept) if kept else None,
+        )

@@ -6,15 +6,20 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from dmphn_jax.errors import UserError, one_line
 
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 _JUMP_RATIO = 1.7  # between one frame's time and two
 _SLACK = 0.05  # of a length, by which headers are wrong without a fault; and two frames
-_HD = 720  # from this height on, untagged YUV is BT.709, as players take it
+HD = 720  # from this height on, untagged YUV is BT.709, as players take it
 
 
 class VideoError(UserError):
@@ -60,7 +65,7 @@ class Video:
             import av
         except ImportError:
             raise UserError(
-                "reading video needs PyAV: pip install 'dmphn_jax[video]' (or pip install av)"
+                "video needs PyAV: pip install 'dmphn_jax[video]' (or pip install av)"
             ) from None
         self._av, self._max_height = av, max_height
         self.path, self.report = path, Report()
@@ -68,10 +73,17 @@ class Video:
             self._container = av.open(str(path))
         except (OSError, ValueError) as error:  # FFmpegError is one of the two
             raise VideoError(f"{path}: cannot be read as video ({_reason(error)})") from None
-        if not self._container.streams.video:
+        pictures = av.stream.Disposition.attached_pic
+        found = self._container.streams.video
+        moving = [stream for stream in found if not stream.disposition & pictures]
+        if not moving:
             self._container.close()
-            raise VideoError(f"{path}: holds no video stream")
-        self._stream = self._container.streams.video[0]
+            kind = "a still picture only (cover art), no film" if found else "no video stream"
+            raise VideoError(f"{path}: holds {kind}")
+        self._stream = moving[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise VideoError(f"{path}: its video is of a kind that is not decoded here")
         self._stream.thread_type = "AUTO"
         # AVI stores no times; the order of decoding stands in, which is not that of B-frames.
         avi = self._container.format.name == "avi"
@@ -100,9 +112,30 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self._container.close()
 
+    @property
+    def container(self) -> InputContainer:
+        """The open file."""
+        return self._container
+
+    @property
+    def stream(self) -> VideoStream:
+        """The stream whose frames come: the first one that is no cover picture."""
+        return self._stream
+
+    @property
+    def timed(self) -> bool:
+        """Whether the frames' times can be trusted."""
+        return self._timed
+
     def __iter__(self) -> Iterator[Frame]:
+        for frame, gap in self.decoded():
+            image, time = self._upright(frame), float(frame.time or 0.0)
+            yield Frame(image, self.report.frames - 1, time, gap)
+
+    def decoded(self) -> Iterator[tuple[VideoFrame, bool]]:
+        """Yields PyAV's frames in order, as they are stored, and whether one follows a gap."""
         gap, broken, jumped, seen = False, False, _Jumps(), 0
-        for decoded in self._decoded():
+        for decoded in self._packets_decoded():
             if decoded is None:
                 self.report.damaged += 1
                 broken = True
@@ -121,13 +154,12 @@ class Video:
                 jump = self._timed and jumped(frame.time) and not broken
                 self.report.jumps += jump
                 gap = gap or jump or broken
-                image, index = self._upright(frame), self.report.frames
                 self.report.frames += 1
-                yield Frame(image, index, float(frame.time or 0.0), gap)
+                yield frame, gap
                 gap = broken = False
         self._check_length(seen)
 
-    def _decoded(self) -> Iterator[list | None]:
+    def _packets_decoded(self) -> Iterator[list | None]:
         """Yields the frames of each packet; None where one is damaged."""
         for packet in self._packets():
             try:
@@ -166,15 +198,15 @@ class Video:
                 return
             yield packet
 
-    def _look(self, frame) -> None:
+    def _look(self, frame: VideoFrame) -> None:
         if int(frame.color_trc or 0) in (16, 18):  # PQ and HLG
             self.report.notes.append("HDR; its values are used as they are stored")
 
-    def _upright(self, frame) -> np.ndarray:
+    def _upright(self, frame: VideoFrame) -> np.ndarray:
         options = {}
         if not frame.format.is_rgb:
             # swscale takes untagged video for BT.601 of limited range.
-            if int(frame.colorspace) == 2 and frame.height >= _HD:
+            if int(frame.colorspace) == 2 and frame.height >= HD:
                 options["src_colorspace"] = "itu709"
             if int(frame.color_range) in (1, 2):
                 options["src_color_range"] = int(frame.color_range)

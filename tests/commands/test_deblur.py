@@ -9,6 +9,7 @@ import PIL.Image
 from dmphn_jax import cli
 from dmphn_jax.images import Image, read_image, write_image
 from dmphn_jax.inference import deblurrer as inference
+from dmphn_jax.inference.ensembles import SelfEnsemble
 from tests.support.deblur import run
 from tests.support.pictures import SHAPE, bomb, noise, pixels, saved, tree
 
@@ -105,3 +106,28 @@ def test_format_extensions_and_gif(tmp_path, checkpoint, inverter):
         run(photos, "-c", checkpoint, "-o", tmp_path / f"q{quality}", "--quality", quality)
         sizes.append((tmp_path / f"q{quality}/b.jpeg").stat().st_size)
     assert sizes[0] < sizes[1]
+
+
+def test_tiles(tmp_path, checkpoint, capfd):
+    source = saved(tmp_path / "x.png", noise(96, 80, 3))
+    command = [source, "-c", checkpoint, "-o", tmp_path / "o.png", "--tile", 64]
+    assert run(*command, "--overlap", 33) == 2
+    assert "at most half of a tile" in capfd.readouterr().err
+    assert run(*command, "--overlap", 32) == 0
+    tiled = inference.Deblurrer(checkpoint, tile=64, overlap=32)
+    np.testing.assert_array_equal(pixels(tmp_path / "o.png"), tiled(pixels(source)))
+
+
+def test_ensembles_and_a_budget(tmp_path, checkpoint, capfd):
+    source = saved(tmp_path / "x.png", noise(*SHAPE, 3))
+    command = [source, "-c", checkpoint, "-o", tmp_path / "o.png", "--overwrite"]
+    assert run(*command, "--ensemble") == 0
+    mean = SelfEnsemble(inference.Deblurrer(checkpoint)).submit(pixels(source)[None]).result()[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "o.png"), mean)
+    assert run(*command, "--budget-ms", 1e6) == 0
+    assert f"dmphn: {SHAPE[1]}x{SHAPE[0]}: 1 of 1 stages" in capfd.readouterr().err
+    assert run(*command, "--shift-ensemble") == 2
+    assert run(*command, "--ensemble", "--budget-ms", 5) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("dmphn: error: ") for line in lines)

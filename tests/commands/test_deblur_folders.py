@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dmphn_jax.errors import UNPRINTED
+from dmphn_jax.inference import deblurrer as inference
 from tests.support.deblur import run
 from tests.support.pictures import SHAPE, negative_of, noise, pixels, saved, tree
 
@@ -174,3 +175,26 @@ def test_names_of_any_bytes(tmp_path, checkpoint, inverter, capsys):
     assert run(os.fsdecode(photos), "-c", checkpoint, "-o", tmp_path / "out") == 1
     assert len(os.listdir(tmp_path / "out")) == 3
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_of_many_sizes_shares_programs(tmp_path, checkpoint, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(10):
+        saved(photos / f"{index}.png", noise(8 + 4 * index, 12, 3, seed=index))
+    (photos / "damaged.png").write_text("no picture")
+    told = []
+    compile_for = inference.Deblurrer.compile_for
+    monkeypatch.setattr(
+        inference.Deblurrer,
+        "compile_for",
+        lambda self, sizes: told.extend(sizes) or compile_for(self, sizes),
+    )
+    assert run(photos, "-c", checkpoint, "-o", tmp_path / "out", "--quiet") == 1
+    assert sorted(told) == [(8 + 4 * index, 12) for index in range(10)]
+    alone = inference.Deblurrer(checkpoint)
+    for index in (0, 4, 9):
+        difference = pixels(tmp_path / f"out/{index}.png").astype(int) - alone(
+            pixels(photos / f"{index}.png")
+        )
+        assert np.abs(difference).max() <= 1

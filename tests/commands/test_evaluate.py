@@ -107,3 +107,15 @@ def test_mistakes_are_one_line(pairs, checkpoint, capsys, argv, message):
 
 def test_help_needs_no_jax():
     assert "--ensemble" in help_without("evaluate", "jax")
+
+
+def test_every_depth_is_a_row_and_a_point(pairs, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "report"
+    argv = [str(checkpoint), "--data", "d", "--limit", "2", "--stages", "all"]
+    assert evaluate.main([*argv, "--report", str(folder)]) == 0
+    rows = report.read(folder).rows
+    assert [row.label.endswith("first 1 of 2 stages") for row in rows] == [False, True, False]
+    assert len({row.mean["psnr"] for row in rows}) == 3
+    assert all(row.runtime for row in rows[1:])
+    assert Image.open(folder / "stages.png").format == "PNG"
+    assert "first 1 of 2 stages" in capsys.readouterr().out

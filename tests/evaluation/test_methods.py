@@ -2,8 +2,9 @@ import itertools
 
 import numpy as np
 
-from dmphn_jax.evaluation.methods import Blurry, SelfEnsemble
+from dmphn_jax.evaluation.methods import Blurry
 from dmphn_jax.inference.deblurrer import Deblurrer
+from dmphn_jax.inference.ensembles import SelfEnsemble
 from tests.support.evaluation import TINY, Pairs
 
 

@@ -203,7 +203,9 @@ def _all_flags() -> frozenset[str]:
     names = [f"dmphn {name}" for name in cli.COMMANDS]
     names += ["dmphn_jax.main", "tfds_gopro.prepare"]
     names += [f"tools/{file.name}" for file in (ROOT / "tools").glob("*.py")]
-    return frozenset({"--version", "--help"}.union(*map(_flags, names)))
+    scripts = " ".join(file.read_text() for file in (ROOT / "launch").glob("*.s*"))
+    launch = re.findall(r"--[a-z][a-z-]*", scripts)
+    return frozenset({"--version", "--help", *launch}.union(*map(_flags, names)))
 
 
 def _flag(span: str) -> str:

@@ -1,0 +1,74 @@
+"""The network of `dmphn deblur`, with what its flags put around it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from dmphn_jax import checkpoints
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dmphn_jax.inference.depth import Choice
+    from dmphn_jax.inference.pipeline import Computing
+
+
+class Network(NamedTuple):
+    """What computes images.
+
+    Attributes:
+      submit: starts a batch.
+      compile_for: prepares for images of so many sizes, (height, width).
+      at_once: images that are computed at the same time.
+      model: what the results depend on, in a person's words.
+    """
+
+    submit: Callable[[np.ndarray], Computing]
+    compile_for: Callable[[Sequence[tuple[int, int]]], None]
+    at_once: int
+    model: dict[str, str]
+
+
+def load_network(args: argparse.Namespace) -> Network:
+    """Loads the network and puts around it what the flags ask for."""
+    from dmphn_jax.inference.deblurrer import Deblurrer
+    from dmphn_jax.inference.depth import WithinBudget
+    from dmphn_jax.inference.ensembles import Ensemble, SelfEnsemble, ShiftEnsemble
+    from dmphn_jax.runtime import cache_compilations
+
+    cache_compilations()
+    deblurrer = Deblurrer(
+        checkpoints.resolve(args.checkpoint, quiet=args.quiet),
+        stages=args.stages,
+        precision=args.precision,
+        tile=args.tile,
+        overlap=args.overlap,
+        split_rows=args.split_rows,
+    )
+    network: Deblurrer | WithinBudget = deblurrer
+    ensemble: Ensemble | None = None
+    if args.budget_ms:
+        network = WithinBudget(deblurrer, args.budget_ms, on_choice=_say_choice)
+    elif args.ensemble:
+        ensemble = SelfEnsemble(deblurrer)
+    elif args.shift_ensemble:
+        ensemble = ShiftEnsemble(deblurrer, deblurrer.config)
+    flags = ("stages", "budget_ms", "precision", "ensemble", "shift_ensemble", "tile", "overlap")
+    return Network(
+        submit=(ensemble or network).submit,
+        compile_for=lambda sizes: network.compile_for(ensemble.sizes(sizes) if ensemble else sizes),
+        at_once=1 if args.split_rows else len(deblurrer.devices),
+        model={
+            "the checkpoint": str(deblurrer.digest),
+            **{f"--{flag.replace('_', '-')}": str(getattr(args, flag)) for flag in flags},
+        },
+    )
+
+
+def _say_choice(choice: Choice) -> None:
+    import tqdm
+
+    tqdm.tqdm.write(f"dmphn: {choice}", file=sys.stderr)

@@ -1,0 +1,52 @@
+"""`dmphn status`: where a run stands, from its work folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from dmphn_jax.training import status
+
+DESCRIPTION = """\
+Tell where a training run stands: step, rate, last checkpoint, health. Reads WORKDIR/status.json,
+which the run renews at every report. Exit status 0: at work, stopped and saved, or at its end;
+1: failed, killed, or silent for too long; 2: no run there."""
+
+
+def main(argv: list[str]) -> int:
+    """Prints the run's state."""
+    parser = argparse.ArgumentParser(
+        prog="dmphn status",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", help="folder of the run")
+    parser.add_argument("--json", action="store_true", help="print the fields, and `health`")
+    args = parser.parse_args(argv)
+    fields = status.read(Path(args.workdir))
+    print(json.dumps(fields, indent=1) if args.json else text(fields))
+    return 0 if fields["health"] == "ok" else 1
+
+
+def text(fields: dict[str, Any]) -> str:
+    """Returns the lines a person reads."""
+    from dmphn_jax.training.run_log import duration
+
+    now = time.time()
+    step, num_steps = fields["step"], fields["num_steps"]
+    lines = [f"{fields['state']}: step {step:,} of {num_steps:,} ({step / num_steps:.1%})"]
+    if fields.get("images_per_second"):
+        left = f", {duration(fields['seconds_left'])} left" if fields["state"] == "training" else ""
+        lines.append(f"rate: {fields['images_per_second']:.1f} images/s{left}")
+    if "loss" in fields:
+        lines.append(f"loss: {fields['loss']:.5f}, PSNR {fields['psnr']:.2f} dB")
+    kept = fields["checkpoint"] or "none yet"
+    lines.append(f"checkpoint: {kept}")
+    lines.append(
+        f"process: {fields['process']} on {fields['host']}, {fields['devices']}; "
+        f"last word {duration(now - fields['updated'])} ago"
+    )
+    return "\n".join([*lines, f"health: {fields['health']}"])

@@ -1,0 +1,76 @@
+"""A folder of pictures as the frames of a film."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from dmphn_jax.errors import UserError
+from dmphn_jax.files import shown
+from dmphn_jax.images import read_image
+from dmphn_jax.images.core import format_of, to_8_bit
+from dmphn_jax.video.film import FilmFrame, FilmInfo
+from dmphn_jax.video.reading import VideoError
+
+
+class FrameFolder:
+    """Reads a folder's pictures, of one size, in the order of their names' numbers, as a film.
+
+    Raises UserError, one line, for a picture that cannot be read or has another size.
+    """
+
+    def __init__(self, folder: str, rate: Fraction, *, max_pixels: int) -> None:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        names = [name for name in names if format_of(name)]
+        if not names:
+            raise UserError(f"{shown(folder)}: no pictures in this folder to make a film of")
+        self._paths = [os.path.join(folder, name) for name in sorted(names, key=_natural)]
+        self._max_pixels = max_pixels
+        pixels = self._pixels(self._paths[0])
+        self.info = FilmInfo(
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            deep=pixels.dtype == np.uint16,
+            time_base=1 / rate,
+            rate=rate,
+            frames=len(self._paths),
+        )
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def frames(self, skip: int = 0, stop: int | None = None) -> Iterator[FilmFrame]:
+        """Yields the frames from number `skip` on, before `stop`."""
+        for number, path in list(enumerate(self._paths))[skip:stop]:
+            pixels = self._pixels(path)
+            if pixels.shape[:2] != (self.info.height, self.info.width):
+                raise VideoError(
+                    f"{shown(path)}: {pixels.shape[1]}x{pixels.shape[0]}, where the frames before "
+                    f"it have {self.info.width}x{self.info.height}; a film has one size"
+                )
+            yield FilmFrame(_as_deep(pixels) if self.info.deep else _as_shallow(pixels), number)
+
+    def notes(self) -> list[str]:
+        """Nothing is lost."""
+        return []
+
+    def _pixels(self, path: str) -> np.ndarray:
+        return read_image(path, max_pixels=self._max_pixels).pixels
+
+
+def _as_deep(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * np.uint16(257)
+
+
+def _as_shallow(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.dtype == np.uint8 else to_8_bit(pixels)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts 9.png before 10.png."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

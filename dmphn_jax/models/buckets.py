@@ -1,0 +1,78 @@
+"""Convolutions of images of many sizes in arrays of one: a program then serves them all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmphn_jax.models.convolutions import Convolution, Convolutions
+from dmphn_jax.models.patches import Grid, join_patches, split_patches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BucketConvolutions(Convolutions):
+    """Others' convolutions for images that fill the top left of their arrays.
+
+    What a network makes of the image is what it makes of it alone: patches are cut where the
+    image's lie, and the row and the column behind a patch are zeros before every convolution, as
+    its border would be. No convolution looks further; what it makes there is of no meaning.
+
+    One object belongs to one trace: the image's size is a value of the program.
+
+    Attributes:
+      convolutions: that compute.
+      array: (height, width) of the arrays at full resolution, a constant.
+      image: (height, width) of the image in them, int32; the patch grid divides both sizes.
+    """
+
+    convolutions: Convolutions
+    array: tuple[int, int]
+    image: tuple[jax.Array, jax.Array]
+
+    def convolve(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """See `Convolutions`."""
+        return self._bordered(self.convolutions.convolve(kind, x, kernel, bias, residual))
+
+    def split(self, x: jax.Array, grid: Grid) -> jax.Array:
+        """See `Convolutions`."""
+        for axis, patches in zip((1, 2), grid, strict=True):
+            if patches > 1:
+                size = x.shape[axis] // patches
+                number, place = jnp.divmod(jnp.arange(x.shape[axis]), size)
+                index = number * (self._filled(x, axis) // patches) + place
+                x = jnp.take(x, index, axis, mode="clip")
+        return self._bordered(split_patches(x, grid))
+
+    def join(self, x: jax.Array, grid: Grid) -> jax.Array:
+        """See `Convolutions`."""
+        x = join_patches(x, grid)
+        for axis, patches in zip((1, 2), grid, strict=True):
+            if patches > 1:
+                size = x.shape[axis] // patches
+                filled = self._filled(x, axis) // patches
+                number, place = jnp.divmod(jnp.arange(x.shape[axis]), filled)
+                x = jnp.take(x, number * size + place, axis, mode="clip")
+        return x
+
+    def _filled(self, x: jax.Array, axis: int) -> jax.Array:
+        """How much of an axis an image, or each of its patches, fills at x's resolution."""
+        return self.image[axis - 1] * x.shape[axis] // self.array[axis - 1]
+
+    def _bordered(self, x: jax.Array) -> jax.Array:
+        for axis in (1, 2):
+            filled, last = self._filled(x, axis), x.shape[axis] - 1
+            at = jnp.minimum(filled, last)
+            line = lax.dynamic_slice_in_dim(x, at, 1, axis)
+            line = jnp.where(filled > last, line, 0)  # an image may fill its array
+            x = lax.dynamic_update_slice_in_dim(x, line.astype(x.dtype), at, axis)
+        return x

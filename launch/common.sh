@@ -1,0 +1,161 @@
+# shellcheck shell=bash
+# What the launch scripts share: names, checks, dry runs, the plan. Sourced, not run.
+#
+# Every name is a flag, or the environment variable of the same name in capitals; the flag wins.
+# Runs under the bash 3.2 of macOS.
+# shellcheck disable=SC2034 # what the scripts that source this use
+
+COMMON_FLAGS="flags, or variables of the same names in capitals (ZONE=... for --zone):
+  --name NAME           of the job: names what is created (dmphn)
+  --project PROJECT     of Google Cloud
+  --zone ZONE           such as us-east5-b
+  --accelerator TYPE    such as v6e-16, v5litepod-16, h100-80gb-8
+  --config FILE[:ARG]   the experiment, such as configs/stack4.py
+  --data PLACE          the prepared data
+  --workdir PLACE       the run's folder
+  --restarts N          how often a run that was stopped or lost a process is started again (20)
+  --no-plan             leave out the table of \`dmphn plan\`
+  --dry-run             print the commands, run none
+and fields of the config: --config.FIELD=VALUE"
+
+die() {
+  echo "${0##*/}: $*" >&2
+  exit 2
+}
+
+say() { echo "${0##*/}: $*" >&2; }
+
+# Sets the variables from "$@"; --config.FIELD=VALUE goes to `overrides`. A script names its own
+# flags in `own_flags` and its switches (no value) in `own_switches`, by the variables they set.
+parse() {
+  overrides=()
+  local known=" NAME PROJECT ZONE ACCELERATOR CONFIG DATA WORKDIR RESTARTS ${own_flags:-} "
+  local switches=" DRY_RUN NO_PLAN ${own_switches:-} "
+  local flag value variable
+  while [[ $# -gt 0 ]]; do
+    flag=$1
+    shift
+    case $flag in
+      --help | -h) usage; exit 0 ;;
+      --config.*) overrides+=("$flag"); continue ;;
+      --*) ;;
+      *) die "unexpected argument $flag; --help tells more" ;;
+    esac
+    variable=$(tr 'a-z-' 'A-Z_' <<<"${flag#--}")
+    value=${variable#*=}
+    variable=${variable%%=*}
+    if [[ $switches == *" $variable "* ]]; then
+      printf -v "$variable" 1
+      continue
+    fi
+    [[ $known == *" $variable "* ]] || die "unknown flag ${flag%%=*}; --help tells more"
+    if [[ $flag == *=* ]]; then
+      value=${flag#*=}
+    else
+      [[ $# -gt 0 ]] || die "$flag needs a value"
+      value=$1
+      shift
+    fi
+    printf -v "$variable" %s "$value"
+  done
+  NAME=${NAME:-dmphn}
+  RESTARTS=${RESTARTS:-20}
+  POLL=${POLL:-30} # seconds between two looks
+  [[ $NAME =~ ^[a-z][a-z0-9-]{0,38}[a-z0-9]$ ]] ||
+    die "--name $NAME: lower-case letters, digits and hyphens, 2 to 40 of them, a letter first"
+  [[ $RESTARTS =~ ^[0-9]+$ ]] || die "--restarts $RESTARTS: a whole number needed"
+}
+
+# need VARIABLE EXAMPLE: ends with a line if it is not set.
+need() {
+  local flag
+  flag=--$(tr 'A-Z_' 'a-z-' <<<"$1")
+  [[ -n ${!1:-} ]] || die "$flag (or $1=) is needed, such as $2"
+}
+
+# need_tool PROGRAM WHERE: ends with a line if it is not installed. A dry run needs none.
+need_tool() {
+  [[ -n ${DRY_RUN:-} ]] || command -v "$1" >/dev/null || die "$1 is not installed: $2"
+}
+
+# A config of the project, or a file in the working folder, must be there before anything is paid.
+need_config() {
+  need CONFIG configs/stack4.py
+  [[ -f ${CONFIG%%:*} || -f $root/${CONFIG%%:*} ]] || die "--config $CONFIG: no such file"
+}
+
+# Prints words as a shell reads them back, quoted only where they must be.
+quoted() {
+  local word line="" plain='^[A-Za-z0-9_@%+=:,./~-]+$'
+  for word in "$@"; do
+    [[ $word =~ $plain ]] || word="'${word//\'/\'\\\'\'}'"
+    line+="${line:+ }$word"
+  done
+  printf '%s\n' "$line"
+}
+
+# Runs a command; in a dry run prints it.
+run() {
+  if [[ -n ${DRY_RUN:-} ]]; then quoted "$@"; else "$@"; fi
+}
+
+pause() { [[ $POLL == 0 ]] || sleep "$POLL"; }
+
+# Statuses after which the same command goes on: stopped and saved, or a process was lost (killed,
+# aborted, out of reach). 2 is a mistake, 130 a person.
+restarts_on() { [[ $1 == 75 || $1 == 134 || $1 == 137 || $1 == 143 || $1 == 255 ]]; }
+
+# dmphn, of the checkout's environment if it has one.
+dmphn() {
+  if [[ -x $root/.venv/bin/python ]]; then
+    "$root/.venv/bin/python" -m dmphn_jax "$@"
+  else
+    command dmphn "$@"
+  fi
+}
+
+# Names the accelerator as `dmphn plan --devices` does: v5litepod-16 -> v5e:4x4. "" if it has none.
+devices() {
+  local type=$1 count chips
+  count=${type##*-}
+  [[ $count =~ ^[0-9]+$ ]] || return 0
+  case $type in
+    v6e-* | v5litepod-* | v5e-*)
+      case $count in
+        1) chips=1x1 ;; 4) chips=2x2 ;; 8) chips=2x4 ;; 16) chips=4x4 ;; 32) chips=4x8 ;;
+        64) chips=8x8 ;; 128) chips=8x16 ;; 256) chips=16x16 ;; *) return 0 ;;
+      esac
+      if [[ $type == v6e-* ]]; then echo "v6e:$chips"; else echo "v5e:$chips"; fi ;;
+    v4-* | v5p-*) # counted in cores, two a chip
+      case $count in
+        8) chips=2x2x1 ;; 16) chips=2x2x2 ;; 32) chips=2x2x4 ;; 64) chips=2x4x4 ;;
+        128) chips=4x4x4 ;; 256) chips=4x4x8 ;; 512) chips=4x8x8 ;; 1024) chips=8x8x8 ;;
+        *) return 0 ;;
+      esac
+      echo "${type%-*}:$chips" ;;
+    h100-* | h200-*) echo "${type%%-*}:$((count * ${NODES:-1}))" ;;
+  esac
+}
+
+# Prints what the run will need there, where the accelerator's compiler is at hand; else says how
+# to get it. Ends the script if it will not fit.
+plan() {
+  local name status=0
+  name=$(devices "${ACCELERATOR:-}")
+  [[ -z ${NO_PLAN:-} && -n $name ]] || return 0
+  local command=(dmphn plan --config "$CONFIG" --devices "$name"
+    ${overrides[@]+"${overrides[@]}"})
+  if [[ -n ${DRY_RUN:-} ]]; then
+    quoted "${command[@]}"
+    return
+  fi
+  local said
+  said=$("${command[@]}" 2>&1) || status=$?
+  case $status in
+    0) printf '%s\n' "$said" ;;
+    1) printf '%s\n' "$said"; die "the run does not fit; --no-plan starts it all the same" ;;
+    *) say "no plan: ${said##*$'\n'}" ;;
+  esac
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

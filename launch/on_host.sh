@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# One host's part of a job, called by cloud_tpu.sh and hosts.sh over ssh. It runs in the checkout.
+#
+#   launch/on_host.sh install EXTRA          its own Python and packages, once per version
+#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts the run's folder
+#   launch/on_host.sh idle                   fails if a run is at work here
+#   launch/on_host.sh start [flags]          trains in the background; nothing if it does already
+#   launch/on_host.sh follow                 shows the log until the run ends; ends with its status
+#   launch/on_host.sh last                   shows the end of the log
+#   launch/on_host.sh foreground [flags]     trains in this terminal
+#   launch/on_host.sh stop [SIGNAL]          asks the run here to save and end (INT: for good)
+#
+# `follow` says 70 where the run says 1, so that 1 is what an ssh client says of its own troubles.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# What this script remembers; hosts may share a home.
+state=${STATE:-$HOME/.dmphn/$(hostname)}/$(basename "$PWD")
+mkdir -p "$state"
+
+version() { cat .version 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo unknown; }
+
+alive() { [[ -s $state/pid ]] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+
+install() {
+  local extra=$1 python=${PYTHON:-3.11} lock uv
+  [[ -x .venv/bin/python && $(cat "$state/installed" 2>/dev/null) == "$(version) $extra" ]] && return
+  # uv brings a Python of its own: that of a TPU runtime (Ubuntu 22.04) is 3.10.
+  uv=$(command -v uv || echo "$HOME/.local/bin/uv")
+  [[ -x $uv ]] || python3 -m pip install --quiet --user uv
+  lock=requirements/py${python/./}.txt
+  [[ -d .venv ]] || "$uv" venv --quiet --python "$python" .venv
+  "$uv" pip install --quiet --python .venv/bin/python -c "$lock" -e . ${extra:+"$extra"}
+  echo "$(version) $extra" >"$state/installed"
+}
+
+# A bucket's data are copied to this host's disk, whose tiles are then mapped into memory; the
+# run's folder in a bucket is mounted. HOST:/SHARE is mounted by NFS; a path is a path.
+reach() {
+  local data=$1 workdir=$2 bucket prefix
+  case $data in
+    gs://*) mkdir -p data && gcloud storage rsync --recursive "$data" data ;;
+    *:/*) mount_nfs "$data" data ;;
+  esac
+  case $workdir in
+    gs://*)
+      command -v gcsfuse >/dev/null ||
+        { echo "on_host.sh: gcsfuse is not installed on $(hostname)" >&2; exit 2; }
+      mkdir -p run
+      bucket=${workdir#gs://}/
+      prefix=${bucket#*/}
+      mountpoint -q run ||
+        gcsfuse --implicit-dirs ${prefix:+--only-dir "${prefix%/}"} "${bucket%%/*}" run ;;
+    *:/*) mount_nfs "$workdir" run ;;
+  esac
+}
+
+mount_nfs() {
+  mkdir -p "$2"
+  mountpoint -q "$2" || sudo mount -t nfs "$1" "$2"
+}
+
+start() {
+  if alive; then
+    echo "on_host.sh: already training on $(hostname)"
+    return
+  fi
+  rm -f "$state/status" "$state/pid"
+  # A session of its own: the run outlives the connection it was started over.
+  # shellcheck disable=SC2016 # for the inner shell
+  STATE_FOLDER=$state setsid bash -c '
+    .venv/bin/python -m dmphn_jax.main "$@" &
+    echo $! >"$STATE_FOLDER/pid"
+    status=0
+    wait $! || status=$?
+    echo "$status" >"$STATE_FOLDER/status.new"
+    mv "$STATE_FOLDER/status.new" "$STATE_FOLDER/status"
+  ' train "$@" >>"$state/log" 2>&1 </dev/null &
+  until alive || [[ -e $state/status ]]; do sleep 0.1; done
+}
+
+follow() {
+  [[ -e $state/log ]] || { echo "on_host.sh: no run was started on $(hostname)" >&2; exit 69; }
+  if alive; then
+    tail -n "${LINES_BACK:-20}" -f --pid "$(cat "$state/pid")" "$state/log" || true
+  else
+    tail -n "${LINES_BACK:-20}" "$state/log"
+  fi
+  # No status: the host was restarted under the run.
+  local status tries=0
+  until [[ -e $state/status || $((tries += 1)) -gt 20 ]]; do sleep 0.1; done
+  status=$(cat "$state/status" 2>/dev/null || echo 137)
+  [[ $status != 1 ]] || status=70
+  exit "$status"
+}
+
+last() { tail -n 5 "$state/log"; }
+
+foreground() {
+  echo $$ >"$state/pid" # stays that of the command that takes this shell's place
+  exec .venv/bin/python -m dmphn_jax.main "$@"
+}
+
+idle() {
+  ! alive || { echo "on_host.sh: a run is at work on $(hostname); stop it first" >&2; exit 69; }
+}
+
+stop() {
+  if alive; then kill -s "${1:-INT}" "$(cat "$state/pid")"; fi
+}
+
+action=${1:-}
+case $action in
+  install | reach | idle | start | follow | last | foreground | stop) shift; "$action" "$@" ;;
+  *) echo "on_host.sh: no action '$action'" >&2; exit 2 ;;
+esac

@@ -1,0 +1,81 @@
+"""Eight devices: of a virtual CPU each, in processes of their own."""
+
+import subprocess
+import sys
+
+_PREAMBLE = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+import dmphn_jax
+from dmphn_jax.inference import programs, tiles
+from dmphn_jax.models import ModelConfig
+from tests.support.networks import random_params
+assert jax.device_count() == 8
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 65536, shape, np.uint16)
+"""
+
+
+def on_eight_devices(script):
+    subprocess.run([sys.executable, "-c", _PREAMBLE + script], check=True, timeout=500)
+
+
+def test_one_image_is_split_by_rows():
+    on_eight_devices("""
+config = ModelConfig(hierarchy="1-4", width=2)
+params = random_params(config)
+alone = dmphn_jax.Deblurrer(params=params, config=config, devices=jax.devices()[:1])
+split = dmphn_jax.Deblurrer(params=params, config=config, split_rows=True)
+for image in (noise(256, 64, 3), noise(100, 30, 3)):  # 104 rows: not all devices have as many
+    whole = alone(image).astype(int)
+    assert whole.std() > 1000
+    assert np.abs(split(image) - whole).max() <= 1
+program, *arguments = split._program_for(noise(1, 256, 64, 3), None)
+compiled = program.lower(*arguments).compile()
+text = compiled.as_text()
+assert "collective-permute(" in text  # rows go from neighbour to neighbour
+assert "all-gather(" not in text and "all-to-all(" not in text
+one = alone.programs.quantised.lower(*alone.place(noise(1, 256, 64, 3))).compile()
+parts = [c.memory_analysis().temp_size_in_bytes for c in (compiled, one)]
+assert parts[0] < parts[1] / 2, parts
+""")
+
+
+def test_images_and_tiles_go_to_all_devices(tmp_path):
+    on_eight_devices(f"""
+from pathlib import Path
+from dmphn_jax.inference.pipeline import PER_DEVICE, run_jobs
+from tests.support.deblur import jobs_of
+from tests.support.pictures import pixels
+config = ModelConfig(hierarchy="1", width=1)
+params = random_params(config)
+alone = dmphn_jax.Deblurrer(params=params, config=config, devices=jax.devices()[:1])
+every = dmphn_jax.Deblurrer(params=params, config=config)
+jobs = jobs_of(Path({str(tmp_path)!r}) / "in", Path({str(tmp_path)!r}) / "out", 20)
+under_way, most, used = 0, 0, set()
+class Counted:
+    def __init__(self, images):
+        global under_way, most
+        self.pending = every.submit(images)
+        used.update(self.pending.padded.devices())
+        under_way += 1
+        most = max(most, under_way)
+    def result(self):
+        global under_way
+        under_way -= 1
+        return self.pending.result()
+results = list(run_jobs(jobs, Counted, workers=16, submitted=PER_DEVICE * 8))
+assert [r.failure for r in results] == [None] * 20
+assert used == set(jax.devices())
+assert 8 <= most <= 16, most
+for job in jobs:
+    np.testing.assert_array_equal(pixels(job.output), alone(pixels(job.source)))
+large = noise(300, 96, 3)
+tiled = dmphn_jax.Deblurrer(params=params, config=config, tile=64, overlap=32)
+pending = tiled.submit(large[None])
+assert pending.layout.tiles > 8 and pending.devices == tuple(jax.devices())
+one_device = dmphn_jax.Deblurrer(
+    params=params, config=config, tile=64, overlap=32, devices=jax.devices()[:1])
+np.testing.assert_array_equal(pending.result()[0], one_device(large))
+""")

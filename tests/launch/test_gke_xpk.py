@@ -1,0 +1,184 @@
+"""launch/gke_xpk.sh against stand-ins for xpk, kubectl and docker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.support.stand_ins import StandIns, last_line
+
+WHERE = ["--name=job", "--project=p", "--zone=z", "--cluster=c"]
+TRAIN = [
+    "train",
+    *WHERE,
+    "--no-plan",
+    "--accelerator=v6e-16",
+    "--image=registry/dmphn",
+    "--config=configs/stack4.py",
+    "--data=/data/gopro",
+    "--workdir=/data/runs/x",
+]
+STEPS = {
+    "kubectl get jobset": "look",
+    "xpk workload create": "create",
+    "xpk workload delete": "delete",
+    "kubectl logs": "log",
+}
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    return StandIns(tmp_path, "xpk", "kubectl", "docker")
+
+
+def states(cluster, *names):
+    for i, name in enumerate(names):
+        times = 0 if i == len(names) - 1 else 1
+        if name == "ABSENT":
+            cluster.reply("get jobset", 1, error="Error (NotFound): jobsets\n", times=times)
+        else:
+            cluster.reply("get jobset", out="" if name == "Running" else name, times=times)
+
+
+def created(cluster) -> list[str]:
+    return next(call for call in cluster.calls() if call[:3] == ["xpk", "workload", "create"])
+
+
+def value(call: list[str], flag: str) -> str:
+    return call[call.index(flag) + 1]
+
+
+def test_a_workload_is_created_and_followed_to_its_end(cluster):
+    states(cluster, "ABSENT", "Running", "Completed")
+    done = cluster.run("gke_xpk.sh", *TRAIN, "--slices=2", "--storage=v", "--spot")
+    assert done.returncode == 0, done.stderr
+    assert cluster.steps(STEPS) == ["look", "create", "look", "log", "look"]
+    call = created(cluster)
+    # Kubernetes restarts xpk's workloads on 42 and 127 to 255 only, unless told.
+    assert value(call, "--restart-on-exit-codes") == "75"
+    assert value(call, "--max-restarts") == "20"
+    assert value(call, "--tpu-type") == "v6e-16"
+    assert value(call, "--num-slices") == "2"
+    assert value(call, "--storage") == "v"
+    # SIGTERM reaches the run only if it takes the shell's place.
+    assert value(call, "--command").startswith("exec python -m dmphn_jax.main --supervise")
+
+
+def test_gpu_nodes_are_told_where_the_first_one_is(cluster):
+    states(cluster, "ABSENT", "Completed")
+    flags = [flag for flag in TRAIN if "accelerator" not in flag]
+    done = cluster.run("gke_xpk.sh", *flags, "--accelerator=h100-80gb-8", "--nodes=2")
+    assert done.returncode == 0, done.stderr
+    call = created(cluster)
+    assert (value(call, "--device-type"), value(call, "--num-nodes")) == ("h100-80gb-8", "2")
+    assert "--num-processes $NNODES --process-id $NODE_RANK" in value(call, "--command")
+
+
+def test_run_again_it_follows_what_runs(cluster):
+    states(cluster, "Running", "Running", "Completed")
+    assert cluster.run("gke_xpk.sh", *TRAIN).returncode == 0
+    assert cluster.steps(STEPS) == ["look", "look", "log", "look"]
+
+
+def test_run_again_it_replaces_what_has_failed(cluster):
+    states(cluster, "Failed", "Completed")
+    assert cluster.run("gke_xpk.sh", *TRAIN).returncode == 0
+    assert cluster.steps(STEPS) == ["look", "delete", "create", "look"]
+
+
+def test_a_workload_that_waits_for_machines_has_no_log_yet(cluster):
+    states(cluster, "ABSENT", "Running", "Running", "Completed")
+    cluster.reply("logs", 1)
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 0
+    assert "waits for machines" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("end", "line"), [("Failed", "job failed"), ("ABSENT", "gone; the same command")]
+)
+def test_a_failed_or_deleted_workload_is_said(cluster, end, line):
+    states(cluster, "ABSENT", "Running", end)
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 1
+    assert line in last_line(done)
+
+
+def test_xpk_that_refuses_ends_it(cluster):
+    states(cluster, "ABSENT")
+    cluster.reply("workload create", 1, error="[XPK] quota\n")
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 2
+    assert cluster.steps(STEPS) == ["look", "create"]
+
+
+def test_a_cluster_out_of_reach_is_one_line_with_the_way_out(cluster):
+    cluster.reply("get jobset", 1, error="E1 retry\nUnable to connect to the server\n", times=0)
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 2
+    assert "Unable to connect to the server (gcloud container clusters get-cred" in done.stderr
+    assert cluster.steps(STEPS) == ["look"]
+
+
+def test_the_image_is_that_of_the_accelerator(cluster):
+    flags = ["--accelerator=h100-80gb-8", "--image=registry/dmphn"]
+    assert cluster.run("gke_xpk.sh", "image", *flags).returncode == 0
+    build, push = cluster.calls()
+    assert value(build, "--file").endswith("launch/docker/gpu.Dockerfile")
+    assert push == ["docker", "push", "registry/dmphn"]
+
+
+def test_delete_removes_it(cluster):
+    assert cluster.run("gke_xpk.sh", "delete", *WHERE).returncode == 0
+    assert cluster.steps(STEPS) == ["delete"]
+    assert "--force" in cluster.calls()[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["train"], "--accelerator (or ACCELERATOR=) is needed"),
+        ([*TRAIN, '--config.data.source="x"'], "no double quotes"),
+        ([*TRAIN, "--nodes=0"], "--nodes 0"),
+        (["delete", "--project=p", "--zone=z"], "--cluster (or CLUSTER=) is needed"),
+    ],
+)
+def test_arguments_are_checked_first(cluster, flags, line):
+    states(cluster, "ABSENT")
+    done = cluster.run("gke_xpk.sh", *flags)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert "create" not in cluster.steps(STEPS)
+
+
+def test_a_missing_tool_is_one_line(tmp_path):
+    done = StandIns(tmp_path).run("gke_xpk.sh", "delete", *WHERE)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "gke_xpk.sh: xpk is not installed: pip install xpk, in an environment of its own\n"
+    )
+
+
+@pytest.mark.parametrize("flags", [["--accelerator=v6e-16"], ["--accelerator=h100-80gb-8"]])
+def test_xpk_itself_makes_of_it_what_is_meant(cluster, tmp_path, flags):
+    """With the real xpk, where there is one (it needs an environment of its own)."""
+    xpk = shutil.which("xpk")
+    if xpk is None:
+        pytest.skip("xpk is not installed")
+    where = ["--zone=us-east5-b", "--nodes=2"]
+    done = cluster.run("gke_xpk.sh", *TRAIN, *where, *flags, "--dry-run")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("xpk"))
+    command = f"{xpk} {line.removeprefix('xpk ')} --dry-run --skip-validation"
+    said = subprocess.run(
+        ["bash", "-c", command], env=cluster.env(), capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    if flags == ["--accelerator=v6e-16"]:  # GPU jobs are started again whatever their status
+        values = next(line for line in said.stdout.splitlines() if "values: [" in line)
+        assert "75" in values.strip(" values:[]").split(",")
+    assert "maxRestarts: 20" in said.stdout
+    assert "terminationGracePeriodSeconds: 120" in said.stdout
+    assert "(exec python -m dmphn_jax.main --supervise" in said.stdout

@@ -1,0 +1,126 @@
+"""launch/hosts.sh against a stand-in for ssh; with a real start in test_lost_process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.stand_ins import ROOT, StandIns, last_line
+
+TRAIN = ["train", "--hosts=a b", "--config=configs/stack4.py", "--data=/d", "--workdir=w"]
+
+
+@pytest.fixture
+def ssh(tmp_path):
+    return StandIns(tmp_path, "ssh")
+
+
+def trained(ssh) -> list[str]:
+    return [" ".join(call) for call in ssh.calls() if "foreground" in " ".join(call)]
+
+
+def test_every_host_gets_its_process_and_the_first_is_the_coordinator(ssh):
+    done = ssh.run("hosts.sh", *TRAIN, "--folder=f", "--port=9", "--config.batch_size=8")
+    assert done.returncode == 0, done.stderr
+    # The hosts are looked at before the first of them starts.
+    assert ["test -x f/.venv" in " ".join(call) for call in ssh.calls()] == [
+        *[True] * 2,
+        False,
+        False,
+    ]
+    a, b = sorted(trained(ssh))
+    for i, line in enumerate((a, b)):
+        assert f"--coordinator a:9 --num-processes 2 --process-id {i}" in line
+        assert "--config.data.data_dir=/d --workdir w --config.batch_size=8" in line
+
+
+def test_one_host_needs_no_coordinator(ssh):
+    assert ssh.run("hosts.sh", *TRAIN, "--hosts=a").returncode == 0
+    assert "--coordinator" not in trained(ssh)[0]
+
+
+@pytest.mark.parametrize(
+    ("out", "status", "line"),
+    [
+        ("", 255, "b cannot be reached: ssh: no route"),
+        ("missing\n", 0, "b has no dmphn_jax/.venv: launch/hosts.sh install"),
+    ],
+)
+def test_a_host_that_cannot_be_used_is_named_before_any_starts(ssh, out, status, line):
+    ssh.reply(" b test", status, out=out, error="ssh: no route\n" if status else "")
+    done = ssh.run("hosts.sh", *TRAIN)
+    assert done.returncode == 2
+    assert line in last_line(done)
+    assert trained(ssh) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [(0, 0, 0), (75, 2, 2), (137, 75, 75), (130, 75, 130), (0, 1, 1), (255, 0, 255), (3, 0, 3)],
+)
+def test_the_status_is_that_of_what_ended_the_job(ssh, first, second, status):
+    ssh.reply("--process-id 0", first)
+    ssh.reply("--process-id 1", second)
+    assert ssh.run("hosts.sh", *TRAIN, "--restarts=0").returncode == status
+
+
+def test_a_job_that_lost_a_process_is_started_again(ssh):
+    ssh.reply("--process-id 1", 137)
+    ssh.reply("--process-id 0", 75)
+    done = ssh.run("hosts.sh", *TRAIN)
+    assert done.returncode == 0
+    assert len(trained(ssh)) == 4
+    assert "status 75: starting again (19 times left)" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
+def test_an_interrupt_asks_every_host_to_save(ssh, tmp_path, number, name):
+    # Each process runs until its host is asked to stop.
+    program = tmp_path / "bin" / "ssh"
+    recorder = program.with_name("record")
+    program.rename(recorder)
+    flag = tmp_path / "asked"
+    program.write_text(
+        "#!/bin/bash\n"
+        f'{recorder} "$@"\n'
+        f'case "$*" in *stop*) touch {flag} ;;\n'
+        f"*foreground*) until [[ -e {flag} ]]; do sleep 0.02; done; exit 75 ;; esac\n"
+    )
+    program.chmod(0o755)
+    script = subprocess.Popen(
+        # Where the tests run in the background, interrupts are ignored, and bash cannot trap them.
+        ["env", "--default-signal=INT", "bash", ROOT / "launch" / "hosts.sh", *TRAIN],
+        env=ssh.env(),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while sum("foreground" in " ".join(call) for call in ssh.calls()) < 2:
+        assert script.poll() is None
+        time.sleep(0.02)
+    os.kill(script.pid, number)
+    said = script.communicate(timeout=30)[1]
+    assert script.returncode == 75, said
+    assert "asking all hosts to save and end" in said
+    assert "starting again" not in said
+    stops = [" ".join(call) for call in ssh.calls() if "on_host.sh stop" in " ".join(call)]
+    assert [line.split()[-1] for line in stops] == [name, name]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["train", "--config=configs/stack4.py"], "--hosts (or HOSTS=) is needed"),
+        (["train", "--hosts=a"], "--config (or CONFIG=) is needed"),
+        ([*TRAIN, "--port=x"], "--port x"),
+    ],
+)
+def test_arguments_are_checked_first(ssh, flags, line):
+    done = ssh.run("hosts.sh", *flags)
+    assert done.returncode == 2
+    assert line in last_line(done)
+    assert ssh.calls() == []

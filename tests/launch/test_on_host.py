@@ -1,0 +1,150 @@
+"""launch/on_host.sh, run for what it is, in a checkout whose Python is a stand-in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.stand_ins import ROOT
+
+# A run that ends with status 75 when it is asked to, else with that in the file `status`.
+PYTHON = """#!/usr/bin/env bash
+trap 'echo asked to stop; exit 75' INT TERM
+echo "training with $*"
+until [[ -e status ]]; do sleep 0.02; done
+exit "$(cat status)"
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+    checkout = tmp_path / "job"
+    (checkout / "launch").mkdir(parents=True)
+    shutil.copy(ROOT / "launch" / "on_host.sh", checkout / "launch")
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STATE": str(tmp_path / "state")}
+
+    def run(*argv: str, status: int = 0) -> str:
+        done = subprocess.run(
+            ["bash", checkout / "launch" / "on_host.sh", *argv],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    run.checkout, run.state = checkout, tmp_path / "state" / "job"
+    yield run
+    (checkout / "status").write_text("0")  # whatever still runs
+
+
+@pytest.mark.parametrize(("ends", "told"), [(0, 0), (75, 75), (2, 2), (1, 70)])
+def test_a_run_outlives_its_connection_and_its_end_is_told(host, ends, told):
+    host("start", "--config", "a b")
+    assert "already training" in host("start", "--config", "a b")
+    host("idle", status=69)
+    (host.checkout / "status").write_text(str(ends))
+    said = host("follow", status=told)
+    assert said.count("training with -m dmphn_jax.main --config a b") == 1
+    host("idle")
+    assert host("follow", status=told) == said  # asked again
+    assert host("last") == said
+
+
+def test_a_run_is_asked_to_stop(host):
+    host("start")
+    while "training" not in (host.state / "log").read_text():
+        time.sleep(0.02)
+    host("stop", "TERM")
+    assert "asked to stop" in host("follow", status=75)
+
+
+def test_a_host_that_restarted_under_the_run_counts_as_lost(host):
+    host("start")
+    (host.checkout / "status").write_text("0")
+    host("follow")
+    (host.state / "status").unlink()
+    (host.state / "pid").write_text("4194304\n")  # no process has this number
+    host("follow", status=137)
+
+
+def test_in_the_foreground_the_run_takes_the_place_of_the_script(host):
+    host.state.mkdir(parents=True)
+    job = subprocess.Popen(
+        ["bash", host.checkout / "launch" / "on_host.sh", "foreground", "--x"],
+        env={"PATH": "/usr/bin:/bin", "STATE": str(host.state.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout.readline() == "training with -m dmphn_jax.main --x\n"
+    assert int((host.state / "pid").read_text()) == job.pid
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait(timeout=30) == 75
+
+
+def test_no_run_and_no_action_are_lines(host):
+    assert "no run was started" in host("follow", status=69)
+    assert "no action 'trian'" in host("trian", status=2)
+    host("stop")
+
+
+@pytest.mark.parametrize(
+    ("data", "workdir", "calls"),
+    [
+        (
+            "gs://b/gopro",
+            "gs://c/runs/x",
+            [
+                "gcloud storage rsync --recursive gs://b/gopro data",
+                "mountpoint -q run",
+                "gcsfuse --implicit-dirs --only-dir runs/x c run",
+            ],
+        ),
+        ("/mnt/data", "gs://c", ["mountpoint -q run", "gcsfuse --implicit-dirs c run"]),
+        (
+            "filer:/share",
+            "/mnt/runs",
+            ["mountpoint -q data", "sudo mount -t nfs filer:/share data"],
+        ),
+    ],
+)
+def test_data_are_copied_and_folders_mounted(tmp_path, data, workdir, calls):
+    from tests.support.stand_ins import StandIns
+
+    programs = StandIns(tmp_path / "x", "gcloud", "gcsfuse", "mountpoint", "sudo")
+    programs.reply("mountpoint", 1)
+    checkout = tmp_path / "job" / "launch"
+    checkout.mkdir(parents=True)
+    script = shutil.copy(ROOT / "launch" / "on_host.sh", checkout)
+    subprocess.run(["bash", script, "reach", data, workdir], env=programs.env(), check=True)
+    assert [" ".join(call) for call in programs.calls()] == calls
+
+
+def test_its_own_python_is_installed_once_per_version(tmp_path):
+    from tests.support.stand_ins import StandIns
+
+    programs = StandIns(tmp_path / "x", "uv")
+    checkout = tmp_path / "job"
+    (checkout / "launch").mkdir(parents=True)
+    script = shutil.copy(ROOT / "launch" / "on_host.sh", checkout / "launch")
+    for version in ("1", "1", "2"):
+        (checkout / ".version").write_text(version)
+        subprocess.run(["bash", script, "install", "jax[tpu]"], env=programs.env(), check=True)
+        python = checkout / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.touch(mode=0o755)
+    made, *installed = [" ".join(call) for call in programs.calls()]
+    assert made == "uv venv --quiet --python 3.11 .venv"
+    assert len(installed) == 2
+    assert all("-c requirements/py311.txt -e . jax[tpu]" in line for line in installed)

@@ -1,0 +1,66 @@
+"""launch/slurm.sbatch against stand-ins for srun, scontrol and sbatch."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.stand_ins import ROOT, StandIns
+
+FLAGS = ["--config=configs/stack4.py", "--data=/d", "--workdir=/w", "--config.batch_size=8"]
+JOB = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_GPUS_ON_NODE": "4"}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    return StandIns(tmp_path, "srun", "scontrol", "sbatch")
+
+
+def requeued(slurm) -> bool:
+    return ["scontrol", "requeue", "7"] in slurm.calls()
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "count", "again"),
+    [
+        (0, "RUNNING", "0", False),
+        (75, "RUNNING", "0", True),  # its time is up, or it was preempted: saved
+        (75, "RUNNING", "19", True),
+        (75, "RUNNING", "20", False),
+        (75, "CANCELLED", "0", False),  # by a person
+        (137, "RUNNING", "0", True),  # a process was killed
+        (2, "RUNNING", "0", False),
+        (130, "RUNNING", "0", False),
+        (1, "RUNNING", "0", False),
+    ],
+)
+def test_the_job_is_queued_again_when_it_can_go_on(slurm, status, state, count, again):
+    slurm.reply("srun", status)
+    slurm.reply("show job", out=f"JobId=7\n   JobState={state} Reason=None\n", times=0)
+    done = slurm.run("slurm.sbatch", *FLAGS, **JOB, SLURM_RESTART_COUNT=count)
+    assert done.returncode == status
+    assert requeued(slurm) == again
+    assert ("queued again" in done.stderr) == (status in (75, 137) and count != "20")
+
+
+def test_each_node_runs_one_process_with_all_flags(slurm):
+    assert slurm.run("slurm.sbatch", *FLAGS, **JOB).returncode == 0
+    (call,) = slurm.calls()
+    assert call[call.index("-m") :] == [
+        *["-m", "dmphn_jax.main", "--config", "configs/stack4.py", "--config.data.data_dir=/d"],
+        *["--workdir", "/w", "--config.batch_size=8"],
+    ]
+
+
+def test_outside_a_job_it_submits_itself(slurm):
+    done = slurm.run("slurm.sbatch", *FLAGS, "--nodes=2", "--gpus=4", "--name=job")
+    assert done.returncode == 0, done.stderr
+    (call,) = slurm.calls()
+    assert call[:7] == ["sbatch", "--job-name", "job", "--nodes", "2", "--gpus-per-node", "4"]
+    assert call[7] == "launch/slurm.sbatch"
+
+
+def test_a_job_submitted_from_elsewhere_is_told(slurm, tmp_path):
+    done = slurm.run("slurm.sbatch", *FLAGS, **JOB | {"SLURM_SUBMIT_DIR": str(tmp_path)})
+    assert done.returncode == 2
+    assert "submit it from the checkout" in done.stderr
+    assert slurm.calls() == []
