@@ -88,16 +88,17 @@ def build(
     return Stack(unit, config.stages, common["convolutions"])
 
 
-LAYOUTS = ("xla", "folded")
+LAYOUTS = ("xla", "folded", "cudnn")
 """Formulations of the convolutions that any program can be compiled with."""
 
 
 def convolutions_named(layout: str) -> Convolutions:
     """Returns the formulation of a name of `LAYOUTS`; raises UserError for another name."""
     from dmphn_jax.models.convolutions import XLA
+    from dmphn_jax.models.cudnn_convolutions import CudnnConvolutions
     from dmphn_jax.models.folded import FoldedConvolutions
 
-    known = {"xla": XLA, "folded": FoldedConvolutions()}
+    known = {"xla": XLA, "folded": FoldedConvolutions(), "cudnn": CudnnConvolutions()}
     if layout not in known:
         raise UserError(
             f"layout {layout!r} is not known{nearest(layout, known)}: one of {', '.join(known)}"
@@ -109,13 +110,16 @@ def convolutions_for(platform: str) -> Convolutions:
     """Returns the fastest formulation of the convolutions on a platform of JAX, such as "cpu".
 
     On a CPU the kernels of `cpu_kernels`, compiled at their first use on a machine and loaded here,
-    once per process; on a TPU `folded`; where neither can be had XLA's. The choice is that of the
-    entry points: it may run a compiler and reads the environment, which tracing a model does not.
+    once per process; on a TPU `folded`, on a GPU `cudnn`; where neither can be had XLA's. The
+    choice is that of the entry points: it may run a compiler and reads the environment, which
+    tracing a model does not.
     """
     from dmphn_jax.models.convolutions import XLA
 
     if platform == "tpu":
         return convolutions_named("folded")
+    if platform in ("gpu", "cuda"):  # JAX has both names
+        return convolutions_named("cudnn")
     if platform != "cpu":
         return XLA
     from dmphn_jax import cpu_kernels

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float32[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H//4 W//4 C"]:
-        """Returns features in the compute dtype; the first convolution is float32.
+        """Returns features in the compute dtype; the first convolution reads a float32 image.
 
         An image rounded to bfloat16 is wrong by up to a quarter of a grey level, again in every
         stage of a stack: docs/benchmarks.md has what that costs.
@@ -70,10 +70,11 @@ class Encoder(nn.Module):
             3,
             self.width,
             dtype=jnp.float32,
+            output=self.dtype,
             precision=image_precision(self.dtype),
             convolutions=self.convolutions,
             name="conv_1",
-        )(image).astype(self.dtype)
+        )(image)
         for i, factor in enumerate((1, 2, 4)):
             channels = factor * self.width
             if i:

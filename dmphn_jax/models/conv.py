@@ -31,7 +31,8 @@ class Conv(nn.Module):
       inputs, features: channels of input and output, per pixel.
       stride: 1 or 2; 1 when transposed.
       transposed: 4x4 transposed convolution that doubles height and width.
-      dtype: compute and output dtype.
+      dtype: compute dtype.
+      output: dtype of the result; None for the compute dtype.
       precision: of the products; None lets float32 use the device's fast approximations.
       convolutions: the formulation.
     """
@@ -41,6 +42,7 @@ class Conv(nn.Module):
     stride: int = 1
     transposed: bool = False
     dtype: jnp.dtype = jnp.float32
+    output: jnp.dtype | None = None
     precision: lax.PrecisionLike = None
     convolutions: Convolutions = XLA
 
@@ -53,7 +55,5 @@ class Conv(nn.Module):
         shape = (size, size, self.inputs, self.features)
         kernel = self.param("kernel", paper_init, shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        kind = Convolution(self.stride, self.transposed, relu, self.precision)
-        return self.convolutions.convolve(
-            kind, x.astype(self.dtype), kernel, bias.astype(self.dtype), residual
-        )
+        kind = Convolution(self.stride, self.transposed, relu, self.precision, self.output)
+        return self.convolutions.convolve(kind, x, kernel, bias.astype(self.dtype), residual)

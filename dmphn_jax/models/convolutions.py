@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from dmphn_jax.models.patches import Grid, join_patches, split_patches
 
@@ -28,12 +29,14 @@ class Convolution(NamedTuple):
       transposed: 4x4 with a stride of 2, which doubles height and width.
       relu: whether to apply it.
       precision: of the products; None lets float32 use the device's fast approximations.
+      output: dtype of the result where it is not the kernel's.
     """
 
     stride: int = 1
     transposed: bool = False
     relu: bool = False
     precision: lax.PrecisionLike = None
+    output: DTypeLike | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +89,12 @@ class Convolutions:
         (4, 4, C, D), with H' = 2H. That one equals PyTorch's `ConvTranspose2d(C, D, 4, stride=2,
         padding=1)` for `kernel[i, j] = weight[:, :, 3 - i, 3 - j]`.
 
+        It computes in the kernel's dtype; x may have another one.
+
         Forward-mode differentiation is not defined.
         """
-        return _compiled(self, kind, x, kernel, bias, residual)
+        y = differentiable(self, kind, x.astype(kernel.dtype), kernel, bias, residual)
+        return y if kind.output is None else y.astype(kind.output)
 
     def forward(
         self,
@@ -173,7 +179,9 @@ def _convolve_forward(convolutions: Convolutions, kind: Convolution, x, kernel, 
 def _convolve_backward(convolutions: Convolutions, kind: Convolution, saved: Any, g: jax.Array):
     x, kernel, y, has_residual = saved
     if y is not None:
-        g = jnp.where(y > 0, g, 0)
+        # For y >= 0 the same as y > 0, which XLA would take back to what ReLU was applied to: a GPU
+        # then keeps that in memory too, and ReLU is a pass of its own.
+        g = jnp.where(y != 0, g, 0)
     return (
         convolutions.input_gradient(kind, x, kernel, g),
         *convolutions.kernel_gradient(kind, x, kernel, g),
@@ -184,7 +192,7 @@ def _convolve_backward(convolutions: Convolutions, kind: Convolution, saved: Any
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 # Without it a call outside of jit compiles `_convolve` anew each time, and a network lowers each of
 # its convolutions, not each kind once.
-_compiled = jax.jit(_convolve, static_argnums=(0, 1))
+differentiable = jax.jit(_convolve, static_argnums=(0, 1))
 
 
 def _alone(kind: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:

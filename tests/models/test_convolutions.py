@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dmphn_jax import cpu_kernels
-from dmphn_jax.models import build, convolutions_for, init_params, zoo
+from dmphn_jax.models import build, convolutions_for, convolutions_named, init_params, zoo
 from dmphn_jax.models.blocks import ResidualBlock
 from dmphn_jax.models.convolutions import XLA, Convolution
 
@@ -71,8 +71,10 @@ def test_both_formulations_in_one_process():
     np.testing.assert_allclose(*images, atol=1e-5)
 
 
-def test_other_platforms_have_xlas():
-    assert convolutions_for("gpu") is XLA
+def test_a_platform_has_its_own():
+    assert convolutions_for("tpu") == convolutions_named("folded")
+    assert convolutions_for("gpu") == convolutions_for("cuda") == convolutions_named("cudnn")
+    assert convolutions_for("rocm") is XLA
 
 
 @pytest.mark.parametrize("chosen", [False, True])

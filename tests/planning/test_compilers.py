@@ -1,8 +1,10 @@
 """The planner with a real compiler; a tiny network for a slice that is not there."""
 
+import collections
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +88,36 @@ def test_a_training_step_for_a_gpu(tmp_path):
     (exchange,) = made["exchanges"]
     assert exchange["kind"] == "all-reduce"
     assert made["convolution_bytes"] > 0
+
+
+def test_a_gpu_runs_each_convolution_as_one_call_of_cudnn(tmp_path):
+    """Bias, residual and ReLU are in it; features are nowhere float32, moved or converted."""
+    python = interpreter(".venv-plan-gpu", "jax_cuda13_plugin")
+    flags = ["--devices", "h100:1", "--precision", "bfloat16"]
+    flags += ["--json", str(tmp_path / "plan.json"), "--hlo", str(tmp_path / "plan.txt")]
+    subprocess.run(
+        [python, "-m", "dmphn_jax", "plan", "--model", "dmphn_1", "--size", "256x256", *flags],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    made = json.loads((tmp_path / "plan.json").read_text())
+    text = (tmp_path / "plan.txt").read_text()
+    assert collections.Counter(re.findall(r"__cudnn\$conv(\w+)", text)) == {
+        "BiasActivationForward": 28,  # one of them the second of the two that give the image
+        "Forward": 1,
+        "BackwardInput": 2,  # the transposed ones
+    }
+    assert not re.search(r"f32\[1,\d+,\d+,(32|64|128)\]", text)
+    assert made["moves"] == 0
+    assert made["other_bytes"] < 0.15 * made["convolution_bytes"]
+
+
+def test_a_gpus_training_step_writes_little_but_convolutions(tmp_path):
+    python = interpreter(".venv-plan-gpu", "jax_cuda13_plugin")
+    flags = ["--config.model.width=32", "--config.crop_size=128"]
+    made = plan(
+        python, tmp_path, *flags, "--devices", "h100:1", "--batch", "8", "--precision", "bfloat16"
+    )
+    assert made["moves"] == 0
+    assert made["other_bytes"] < 0.5 * made["convolution_bytes"]  # with small images for Adam
