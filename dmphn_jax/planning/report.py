@@ -86,6 +86,7 @@ class Plan:
         chip, compiled, run = self.machine.chip, self.compiled, self.run
         fields = dataclasses.asdict(compiled)
         del fields["text"]
+        fields["compiler_devices"] = fields.pop("devices")
         memory = fields.pop("memory")
         if compiled.memory:
             memory["sum"] = compiled.memory.total

@@ -63,6 +63,7 @@ def test_times_and_money():
 def test_json_holds_all_and_crosses_over():
     made = json.loads(json.dumps(planned().to_dict()))
     assert made["executed"] is False
+    assert (made["devices"], made["compiler_devices"]) == ("v5e:2x2", 4)
     assert made["memory_per_chip"]["sum"] == 6400
     assert made["fits"] is True
     assert made["cycles"] == 300_000_000
