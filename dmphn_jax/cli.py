@@ -15,6 +15,7 @@ from dmphn_jax.errors import UserError, nearest, run_command
 # name -> what it does; printed in this order. `make-pairs` is `commands/make_pairs.py`, and so on.
 COMMANDS: dict[str, str] = {
     "deblur": "deblur images and folders",
+    "serve": "a web page and an HTTP interface that deblur pictures and films",
     "convert": "turn the authors' PyTorch weights into a checkpoint, and back",
     "pull": "download the authors' weights by name",
     "models": "print every model of the paper: size, cost, PSNR, SSIM",

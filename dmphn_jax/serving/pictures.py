@@ -1,0 +1,69 @@
+"""Pictures from file to file, through the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from dmphn_jax.images import Header, read_header, read_image, write_image
+from dmphn_jax.serving.engine import Engine, How, Stopped
+
+# Pictures in memory: one is computed while another is decoded or encoded.
+_AT_ONCE = 2
+
+
+class Done(NamedTuple):
+    """A picture's result: notes on what its format could not hold, (height, width), seconds."""
+
+    notes: tuple[str, ...]
+    size: tuple[int, int]
+    seconds: float
+
+
+class Pictures:
+    """Deblurs picture files as `dmphn deblur` does, `_AT_ONCE` at a time; the others wait."""
+
+    def __init__(
+        self, engine: Engine, max_pixels: int, on_done: Callable[[Done], None] = lambda done: None
+    ) -> None:
+        """Takes the engine, and what is told of every picture."""
+        self._engine, self._max_pixels, self._on_done = engine, max_pixels, on_done
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "picture")
+        self._headers = ThreadPoolExecutor(_AT_ONCE, "header")
+
+    def read_header(self, path: Path) -> Future[Header]:
+        """Reads what a file declares; fails with an ImageError for what can be told so early."""
+        return self._headers.submit(read_header, path, max_pixels=self._max_pixels)
+
+    def start(self, source: Path, output: Path, how: How, stop: threading.Event) -> Future[Done]:
+        """Deblurs `source` into `output`, whose format its extension tells.
+
+        Fails with `Stopped` once `stop` is set, with a UserError in one line for a bad file.
+        """
+        return self._pool.submit(self._deblur, source, output, how, stop)
+
+    def stop(self) -> None:
+        """Drops what waits; what is under way goes on."""
+        for pool in (self._headers, self._pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Stops, and waits for what is under way."""
+        self.stop()
+        for pool in (self._headers, self._pool):
+            pool.shutdown(wait=True)
+
+    def _deblur(self, source: Path, output: Path, how: How, stop: threading.Event) -> Done:
+        if stop.is_set():
+            raise Stopped
+        begun = time.perf_counter()
+        image = read_image(source, max_pixels=self._max_pixels)
+        (pixels,) = self._engine.start(image.pixels[None], how, stop).result()
+        notes = write_image(output, image.with_pixels(pixels))
+        done = Done(image.notes + notes, pixels.shape[:2], time.perf_counter() - begun)
+        self._on_done(done)
+        return done
