@@ -157,7 +157,7 @@ def main(argv: list[str]) -> int:
         )
         shown = server.address(listening) + (f"?token={quote(token, safe='')}" if token else "")
         with closing(service):
-            server.serve(service, listening, lambda: print(f"ready: {shown}", flush=True))
+            server.Server(service).serve_on(listening, lambda: print(f"ready: {shown}", flush=True))
     print("dmphn: stopped", file=sys.stderr)
     return 0
 

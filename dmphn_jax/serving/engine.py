@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from dmphn_jax.inference.buckets import Size
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.inference.ensembles import Computing, Method, SelfEnsemble, ShiftEnsemble
 from dmphn_jax.inference.pending import Tiled
+
+Value = TypeVar("Value")
 
 ENSEMBLES = ("none", "flips", "shifts")
 _PROGRAMS = 32  # sizes whose programs are held at once; strangers may send any number of sizes
@@ -29,6 +31,16 @@ class How(NamedTuple):
 
 class Stopped(Exception):  # noqa: N818 - no error: somebody wanted it
     """The work is not wanted any more."""
+
+
+def begin(
+    pool: ThreadPoolExecutor, work: Callable[..., Value], *arguments: Any, **named: Any
+) -> Future[Value]:
+    """Submits work to a pool; raises `Stopped` if that takes none any more."""
+    try:
+        return pool.submit(work, *arguments, **named)
+    except RuntimeError:
+        raise Stopped from None
 
 
 class Engine:
@@ -64,7 +76,7 @@ class Engine:
         The future's result has their shape and dtype. `stop` ends the work before its next pass,
         or tile, with `Stopped`.
         """
-        return self._thread.submit(self._compute, images, how, stop)
+        return begin(self._thread, self._compute, images, how, stop)
 
     def close(self) -> None:
         """Drops what waits, and waits for what is computed."""

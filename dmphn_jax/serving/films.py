@@ -18,7 +18,7 @@ import numpy as np
 
 from dmphn_jax.errors import one_line
 from dmphn_jax.files import shown
-from dmphn_jax.serving.engine import Engine, How, Stopped
+from dmphn_jax.serving.engine import Engine, How, Stopped, begin
 from dmphn_jax.serving.limits import Limits
 from dmphn_jax.serving.refusal import Refusal
 
@@ -157,8 +157,9 @@ class Films:
     def add(self, source: Path, film: Film, total: int | None) -> Future[None]:
         """Has a film made; the future ends with it."""
         film.total = total
+        making = begin(self._pool, self._make, source, film)
         self._held[film.id] = film
-        return self._pool.submit(self._make, source, film)
+        return making
 
     def get(self, id: str) -> Film:
         """Returns a film; raises Refusal, 404, for one that is not here."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmphn_jax.images import Header, read_header, read_image, write_image
-from dmphn_jax.serving.engine import Engine, How, Stopped
+from dmphn_jax.serving.engine import Engine, How, Stopped, begin
 
 # Pictures in memory: one is computed while another is decoded or encoded.
 _AT_ONCE = 2
@@ -37,14 +37,14 @@ class Pictures:
 
     def read_header(self, path: Path) -> Future[Header]:
         """Reads what a file declares; fails with an ImageError for what can be told so early."""
-        return self._headers.submit(read_header, path, max_pixels=self._max_pixels)
+        return begin(self._headers, read_header, path, max_pixels=self._max_pixels)
 
     def start(self, source: Path, output: Path, how: How, stop: threading.Event) -> Future[Done]:
         """Deblurs `source` into `output`, whose format its extension tells.
 
         Fails with `Stopped` once `stop` is set, with a UserError in one line for a bad file.
         """
-        return self._pool.submit(self._deblur, source, output, how, stop)
+        return begin(self._pool, self._deblur, source, output, how, stop)
 
     def stop(self) -> None:
         """Drops what waits; what is under way goes on."""

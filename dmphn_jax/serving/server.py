@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from dmphn_jax.serving.service import Service
 
 _SPARE = 64  # connections beside those of the queue: the page's files, questions about films
 _HEADER = 16_384  # bytes of a request's header
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,68 +48,71 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(service: Service, listening: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or an interrupt; a second one does not wait for what is under way.
+class Server(uvicorn.Server):
+    """Serves a service's application until SIGTERM or an interrupt, or `end`.
 
-    Args:
-      service: whose application is served; it is not closed.
-      listening: of `listen`.
-      on_ready: is called once the network has computed for the first time.
-
-    Raises what the network's first computation raised.
+    It lets the pictures under way end first; a second signal does not wait for them.
     """
-    config = uvicorn.Config(
-        build(service),
-        http=Impatient,
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=service.limits.queue + _SPARE,
-        h11_max_incomplete_event_size=_HEADER,
-        timeout_graceful_shutdown=round(service.limits.seconds),
-    )
-    asyncio.run(_serve(_Server(config, service), listening, on_ready))
 
-
-async def _serve(server: _Server, listening: socket.socket, on_ready: Callable[[], None]) -> None:
-    async def tell() -> None:
-        try:
-            await asyncio.wrap_future(server.service.warming_up)
-        except BaseException:
-            server.should_exit = True
-            raise
-        on_ready()
-
-    telling = asyncio.create_task(tell())
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        telling.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await telling
-
-
-class _Server(uvicorn.Server):
-    """Tells the service at the first signal, and returns in place of raising it again."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
+    def __init__(self, service: Service) -> None:
+        """Takes the service, which it does not close."""
         self.service = service
+        config = uvicorn.Config(
+            build(service),
+            http=Impatient,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=service.limits.queue + _SPARE,
+            h11_max_incomplete_event_size=_HEADER,
+            timeout_graceful_shutdown=math.ceil(service.limits.seconds),
+        )
+        super().__init__(config)
+
+    def serve_on(self, listening: socket.socket, on_ready: Callable[[], None]) -> None:
+        """Serves on a socket of `listen`; tells once the network has computed for the first time.
+
+        Raises what that first computation raised.
+        """
+        asyncio.run(self._serve_on(listening, on_ready))
+
+    def end(self) -> None:
+        """Begins to end; the second time, at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self.service.stop()
+
+    async def _serve_on(self, listening: socket.socket, on_ready: Callable[[], None]) -> None:
+        async def tell() -> None:
+            try:
+                await asyncio.wrap_future(self.service.warming_up)
+            except BaseException:
+                self.should_exit = True
+                raise
+            on_ready()
+
+        telling = asyncio.create_task(tell())
+        try:
+            await self.serve(sockets=[listening])
+        finally:
+            telling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await telling
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handles them while the server runs."""
+        """Handles signals while it serves; uvicorn's own raises them again at the end."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
 
         def handle(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._end)
+            loop.call_soon_threadsafe(self.end)
 
         before = {number: signal.signal(number, handle) for number in _SIGNALS}
         try:
@@ -115,15 +120,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _end(self) -> None:
-        if self.should_exit:
-            self.force_exit = True
-        self.should_exit = True
-        self.service.stop()
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def log_to_stderr() -> None:
