@@ -140,14 +140,8 @@ class Films:
         Raises VideoError, one line, for what is no film or too large. Slow: not for the event loop.
         """
         from dmphn_jax.video.film import FilmReader
-        from dmphn_jax.video.reading import Video, VideoError
+        from dmphn_jax.video.reading import VideoError
 
-        with Video(path) as video:  # the header alone, before a frame is decoded
-            stream = video.stream
-            if stream.width * stream.height > self._limits.pixels:
-                raise VideoError(
-                    f"{stream.width}x{stream.height} are more than {self._limits.pixels} pixels"
-                )
         with closing(FilmReader(path, max_pixels=self._limits.pixels)) as reader:
             frames = reader.info.frames
         if frames > self._limits.film_frames:
