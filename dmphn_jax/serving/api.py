@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from dmphn_jax.serving.service import Service
 
 Value = TypeVar("Value")
+log = logging.getLogger("dmphn.serve")
 
 
 class Temporary(FileResponse):
@@ -142,6 +145,7 @@ class Api:
     async def _keep(self, film: Film, making: Future[None]) -> None:
         """Forgets a film some time after its end."""
         await asyncio.wait([asyncio.wrap_future(making)])
+        log.info("film %s: %d frames, %.1f s", film.state, film.done, film.seconds)
         await asyncio.sleep(self._limits.keep_seconds)
         self._service.films.drop(film)
 
@@ -234,6 +238,8 @@ def _as_refusal(error: Exception, path: Path) -> Exception:
         return Refusal(503, "this server is stopping", retry_after=10)
     if out_of_memory(error) or "too large for memory" in str(error):
         return Refusal(413, "too large for this server's memory; make it smaller")
+    if os.strerror(errno.ENOSPC) in str(error):
+        return Refusal(503, "this server's disk is full", retry_after=60)
     if isinstance(error, UserError):
         text = one_line(error).replace(f"{shown(path)}: ", "").replace(shown(path.parent), "")
         return Refusal(422, text)

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -127,12 +127,21 @@ class _Guard:
                 given = {"Set-Cookie": self._access.cookie(headers)}
                 response: Response = FileResponse(PAGE / "index.html", headers=given)
             elif wants_page:
-                response = FileResponse(PAGE / "token.html", 401, refusal.headers)
+                response = _token_page(refusal.headers)
             else:
                 response = refused(refusal)
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _token_page(headers: dict[str, str], said: str = "") -> Response:
+    """Returns the page that asks for the token.
+
+    A form of a page without any referrer would be sent with the origin `null`, as another site's.
+    """
+    text = (PAGE / "token.html").read_text().replace("{said}", said)
+    return HTMLResponse(text, 401, headers | {"Referrer-Policy": "same-origin"})
 
 
 async def _page(request: Request) -> Response:
@@ -169,7 +178,7 @@ def _session(service: Service) -> Endpoint:
             token = form.get("token")
         access = service.access
         if access.token is None or not isinstance(token, str) or not access.knows(token.strip()):
-            return FileResponse(PAGE / "token.html", 401)
+            return _token_page({}, "This is not the token.")
         cookie = {"Set-Cookie": access.cookie(request.headers)}
         return RedirectResponse("./", 303, cookie)
 

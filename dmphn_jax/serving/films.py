@@ -165,7 +165,7 @@ class Films:
         """Stops a film, and forgets it and its files."""
         self._held.pop(film.id, None)
         film.stop.set()
-        if film.state in (State.DONE, State.FAILED):
+        if film.state is not State.RUNNING:
             shutil.rmtree(film.folder, ignore_errors=True)
 
     def stop(self) -> None:
@@ -183,6 +183,8 @@ class Films:
         from dmphn_jax.inference.films import FilmOptions, run_films
         from dmphn_jax.inference.jobs import Job
 
+        if film.stop.is_set():
+            return
         film.begin()
         limits = self._limits
         try:
@@ -200,7 +202,7 @@ class Films:
             raise
         finally:
             source.unlink(missing_ok=True)
-            if film.stop.is_set():
+            if film.stop.is_set() or film.state is State.FAILED:
                 shutil.rmtree(film.folder, ignore_errors=True)
 
     def _submit(self, film: Film, images: np.ndarray) -> Future[np.ndarray]:

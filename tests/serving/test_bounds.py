@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from dmphn_jax.serving import protocol, uploads
+from tests.serving.test_api import PICTURES
 from tests.support.pictures import bomb
 from tests.support.serving import WAIT, Negative, head, received, running, until
-from tests.serving.test_api import PICTURES
 
 PICTURE = PICTURES["a.png"]
 

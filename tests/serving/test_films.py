@@ -85,7 +85,9 @@ def test_a_film_that_is_dropped_stops(held, film):
     running_one = held.ask("POST", "/v1/films", film.read_bytes())
     waiting = held.ask("POST", "/v1/films", film.read_bytes())
     assert held.deblurrer.begun.acquire(timeout=WAIT)
-    states = [held.get(f"/{each.headers['Location']}").json["state"] for each in (running_one, waiting)]
+    states = [
+        held.get(f"/{each.headers['Location']}").json["state"] for each in (running_one, waiting)
+    ]
     assert states == ["running", "queued"]
     full = held.ask("POST", "/v1/films", film.read_bytes())
     assert (full.status, full.headers["Retry-After"]) == (503, "60")

@@ -101,7 +101,9 @@ def hostile():
     none = struct.pack(">IIBBBBB", 0, 0, 8, 2, 0, 0, 0)
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     multipart = "Content-Type: multipart/form-data"
-    many = b"".join(b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' for _ in "x" * 99)
+    many = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' for _ in "x" * 99
+    )
     return {
         "empty": (sent(b""), 422, "empty"),
         "no body": (as_body(b""), 422, "empty"),
@@ -119,7 +121,11 @@ def hostile():
         "float pixels": (sent(pillow("TIFF", "F"), "a.tif"), 422, "float"),
         "random": (sent(png[:33] + noise(3000).tobytes()), 422, "damaged"),
         "too many bytes": (as_body(bytes(3_000_001)), 413, "larger"),
-        "a length that is a lie": ([head("/v1/deblur", f"Content-Length: {10**15}")], 413, "larger"),
+        "a length that is a lie": (
+            [head("/v1/deblur", f"Content-Length: {10**15}")],
+            413,
+            "larger",
+        ),
         "endless": (chunked(8_000_000), 413, "larger"),
         "dripping": ([head("/v1/deblur", "Content-Length: 999", "Connection: close")], 408, "slow"),
         "compressed": (as_body(png, "Content-Encoding: gzip"), 415, "compressed"),

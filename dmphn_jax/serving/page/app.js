@@ -8,8 +8,8 @@ const FILMS = /\.(mp4|m4v|mov|mkv|webm|avi|mts|m2ts|mpg|mpeg|wmv|flv|ogv|3gp)$/i
 const PICTURES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
 const PASSES = {
   none: "one",
-  flips: "8 flips and turns: a little better, 8 times the time",
-  shifts: "shifted patches: no seams, 2 to 4 times the time",
+  flips: "eight flips and turns: a little better, 8 times slower",
+  shifts: "shifted patches: no seams, 2 to 4 times slower",
 };
 
 const viewer = new Viewer();
@@ -18,7 +18,7 @@ let file = null;
 let work = new AbortController(); // what is under way
 const urls = [];
 
-start();
+const started = start();
 
 async function start() {
   if (location.search.includes("token=")) history.replaceState(null, "", location.pathname);
@@ -29,7 +29,8 @@ async function start() {
     fail(error);
     return;
   }
-  by("model").textContent = model.model;
+  by("model").textContent = `with ${model.model}`;
+  by("limits").textContent = takes();
   by("file").accept = PICTURES + (model.films ? ",video/*,.mkv" : "");
   document.querySelector(".films").hidden = !model.films;
   for (let count = 1; count <= model.stages; count++) {
@@ -40,6 +41,13 @@ async function start() {
   for (const name of model.ensembles) by("ensemble").add(new Option(PASSES[name], name));
   const film = sessionStorage.getItem("film");
   if (film) follow(film, work.signal).catch(() => idle());
+}
+
+function takes() {
+  const { upload_bytes: bytes, pixels, film_bytes: film, film_frames: frames } = model.limits;
+  let text = `PNG, JPEG, WebP, BMP, TIFF, up to ${Number((pixels / 1e6).toPrecision(3))} megapixels and ${megabytes(bytes)}`;
+  if (model.films) text += `; films up to ${frames} frames and ${megabytes(film)}`;
+  return `${text}.`;
 }
 
 function listen() {
@@ -74,6 +82,7 @@ function open(chosen) {
   file = chosen;
   by("file").value = "";
   by("drop").classList.add("small");
+  by("limits").hidden = true;
   run();
 }
 
@@ -87,7 +96,8 @@ async function run() {
   const { signal } = work;
   clear();
   try {
-    if (!model) throw new Trouble("The server has not told yet what it takes; load the page again.");
+    await started; // a file may be chosen before the server has told what it takes
+    if (!model) throw new Trouble("The server has not told what it takes; load the page again.");
     await (isFilm() ? runFilm(signal) : runPicture(signal));
     if (!signal.aborted) idle();
   } catch (error) {
@@ -106,7 +116,7 @@ function check(most) {
   }
 }
 
-const megabytes = (bytes) => `${(bytes / 1e6).toPrecision(3)} MB`;
+const megabytes = (bytes) => `${Number((bytes / 1e6).toPrecision(3))} MB`;
 
 async function runPicture(signal) {
   check(model.limits.upload_bytes);

@@ -10,7 +10,7 @@ export async function post(address, field, file, { told, waits, signal }) {
     if (request.status >= 200 && request.status < 300) return request;
     const detail = await reason(request.response, request.status);
     const seconds = Number(request.getResponseHeader("Retry-After"));
-    if (request.status !== 503 || !seconds) throw new Trouble(detail);
+    if (request.status !== 503 || !seconds) throw new Trouble(`${file.name}: ${detail}.`);
     waits(`${detail}. Asking again in ${seconds} s.`);
     await sleep(seconds, signal);
   }
