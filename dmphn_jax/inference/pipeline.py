@@ -124,7 +124,7 @@ class _Pipeline:
         self._most_submitted = submitted
         self._submit, self._max_pixels, self._quality = submit, max_pixels, quality
         self._row = 2 * workers  # jobs in decoding, and in encoding, at most
-        self._budget = _Budget(in_flight)
+        self._budget = Budget(in_flight)
         self._decoders = ThreadPoolExecutor(workers, "decode")
         self._encoders = ThreadPoolExecutor(workers, "encode")
         self._waiting = collections.deque(jobs)
@@ -227,14 +227,15 @@ def failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None
     return f"{shown(job.source)}: {type(error).__name__}: {text}"
 
 
-class _Budget:
-    """A count shared by threads; whoever finds it spent waits."""
+class Budget:
+    """A count shared by threads; whoever finds it spent waits. One alone may take more than all."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._used, self._closed = limit, 0, False
         self._changed = threading.Condition()
 
     def acquire(self, amount: int) -> None:
+        """Takes an amount once it is there; raises CancelledError after `close`."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not self._used or self._used + amount <= self._limit
@@ -244,11 +245,13 @@ class _Budget:
             self._used += amount
 
     def release(self, amount: int) -> None:
+        """Gives it back."""
         with self._changed:
             self._used -= amount
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Lets nobody wait any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

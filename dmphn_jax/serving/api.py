@@ -88,7 +88,7 @@ class Api:
                 reading = pictures.read_header(source)
                 header = await _while_connected(request, reading, limits.seconds)
                 output = folder / f"result{_extension(header)}"
-                working = pictures.start(source, output, how, stop)
+                working = pictures.start(source, header, output, how, stop)
                 done = await _while_connected(request, working, limits.seconds)
                 source.unlink()
             except BaseException as error:

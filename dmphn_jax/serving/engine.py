@@ -19,7 +19,7 @@ from dmphn_jax.inference.pending import Tiled
 Value = TypeVar("Value")
 
 ENSEMBLES = ("none", "flips", "shifts")
-_PROGRAMS = 32  # sizes whose programs are held at once; strangers may send any number of sizes
+_PROGRAMS = 16  # sizes whose programs are held at once: strangers may send any number of sizes
 
 
 class How(NamedTuple):

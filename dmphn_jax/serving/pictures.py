@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from dmphn_jax.images import Header, read_header, read_image, write_image
+from dmphn_jax.inference.pipeline import IN_FLIGHT, Budget
+from dmphn_jax.runtime import host_free
 from dmphn_jax.serving.engine import Engine, How, Stopped, begin
 
-# Pictures in memory: one is computed while another is decoded or encoded.
+# Pictures in memory: one is computed while another is decoded or encoded, if both are not too large
+# together.
 _AT_ONCE = 2
+# Of a pixel, from decoding to encoding: 26 were seen with 16 bits; the network's copies come to it.
+_BYTES = 48
 
 
 class Done(NamedTuple):
@@ -34,20 +40,39 @@ class Pictures:
         self._engine, self._max_pixels, self._on_done = engine, max_pixels, on_done
         self._pool = ThreadPoolExecutor(_AT_ONCE, "picture")
         self._headers = ThreadPoolExecutor(_AT_ONCE, "header")
+        self._budget = Budget(IN_FLIGHT)
 
     def read_header(self, path: Path) -> Future[Header]:
         """Reads what a file declares; fails with an ImageError for what can be told so early."""
         return begin(self._headers, read_header, path, max_pixels=self._max_pixels)
 
-    def start(self, source: Path, output: Path, how: How, stop: threading.Event) -> Future[Done]:
+    def start(
+        self, source: Path, header: Header, output: Path, how: How, stop: threading.Event
+    ) -> Future[Done]:
         """Deblurs `source` into `output`, whose format its extension tells.
 
-        Fails with `Stopped` once `stop` is set, with a UserError in one line for a bad file.
+        Fails with `Stopped` once `stop` is set, with a UserError in one line for a bad file, with
+        MemoryError before it takes more memory than there is.
         """
-        return begin(self._pool, self._deblur, source, output, how, stop)
+        pixels = header.width * header.height
+
+        def run() -> Done:
+            try:
+                self._budget.acquire(pixels)
+            except CancelledError:
+                raise Stopped from None
+            try:
+                if _BYTES * pixels > (host_free() or math.inf):
+                    raise MemoryError
+                return self._deblur(source, output, how, stop)
+            finally:
+                self._budget.release(pixels)
+
+        return begin(self._pool, run)
 
     def stop(self) -> None:
         """Drops what waits; what is under way goes on."""
+        self._budget.close()
         for pool in (self._headers, self._pool):
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -6,7 +6,9 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_PATIENCE = 20.0  # seconds
+_PATIENCE = 20.0  # seconds between requests
+# For the system's buffer to take more of an answer, on a slow line it holds a minute's worth.
+_STUCK = 120.0
 
 
 class Impatient(H11Protocol):
@@ -36,7 +38,7 @@ class Impatient(H11Protocol):
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         super().pause_writing()
-        self._stuck = self.loop.call_later(_PATIENCE, self.transport.abort)
+        self._stuck = self.loop.call_later(_STUCK, self.transport.abort)
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""

@@ -2,6 +2,9 @@
 
 import io
 import re
+import shlex
+import shutil
+import subprocess
 
 import numpy as np
 import PIL.Image
@@ -11,6 +14,7 @@ from dmphn_jax.images import Image, Metadata, encode_image, read_image, read_rgb
 from dmphn_jax.inference import deblurrer as inference
 from dmphn_jax.serving import openapi
 from tests.support.deblur import deblurrer_of, run
+from tests.support.pages import ROOT
 from tests.support.pictures import SHAPE, noise
 from tests.support.serving import Negative, running, until
 
@@ -197,3 +201,25 @@ def test_a_fault_is_told_without_its_cause(caplog):
         assert answer.detail == "a fault of this server; its log tells more"
         until(lambda: "a secret" in caplog.text)
         assert list(client.service.folder.iterdir()) == []
+
+
+def test_the_examples_of_the_docs_run(client, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "serving.md").read_text()
+    address = f"http://127.0.0.1:{client.port}/"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(PICTURES["turned.jpg"])
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(example.replace("http://127.0.0.1:8080/", address), {})
+    expected = client.ask("POST", "/v1/deblur", PICTURES["turned.jpg"]).body
+    assert (tmp_path / "sharp.jpg").read_bytes() == expected
+    if shutil.which("curl"):
+        for line in re.findall(r"^    (curl .*photo.jpg .*v1/deblur.*)$", page, re.M):
+            command = shlex.split(line.replace("http://127.0.0.1:8080/", address))
+            (tmp_path / "sharp.jpg").unlink(missing_ok=True)
+            (tmp_path / "photo.jpg").write_bytes(PICTURES["turned.jpg"])
+            if "-OJ" in command:  # which would not write over the picture that is sent
+                (tmp_path / "photo.jpg").rename(tmp_path / "p.jpg")
+                command[command.index("image=@photo.jpg")] = "image=@p.jpg;filename=photo.jpg"
+            subprocess.run([*command, "-sS"], check=True)
+            result = tmp_path / ("photo.jpg" if "-OJ" in command else "sharp.jpg")
+            assert result.read_bytes() == expected

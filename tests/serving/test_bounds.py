@@ -1,11 +1,14 @@
 """Bytes, pixels, time, places: what is too much is answered in words, and nothing stays behind."""
 
+import errno
 import socket
 import threading
 
 import pytest
 
-from dmphn_jax.serving import protocol, uploads
+from dmphn_jax.images import read_image
+from dmphn_jax.inference.pipeline import Budget
+from dmphn_jax.serving import pictures, protocol, uploads
 from tests.serving.test_api import PICTURES
 from tests.support.pictures import bomb
 from tests.support.serving import WAIT, Negative, head, received, running, until
@@ -130,6 +133,41 @@ def test_pixels_are_refused_before_they_are_decoded():
         assert client.service.engine.deblurrer.seen == []
 
 
+def test_a_picture_is_refused_rather_than_taking_memory_that_is_not_there(monkeypatch):
+    with running() as client:
+        monkeypatch.setattr(pictures, "host_free", lambda: 48 * 320 - 1)
+        answer = client.ask("POST", "/v1/deblur", PICTURE)
+        assert answer.status == 413
+        assert answer.detail == "too large for this server's memory; make it smaller"
+        monkeypatch.setattr(pictures, "host_free", lambda: 48 * 320)
+        assert client.ask("POST", "/v1/deblur", PICTURE).status == 200
+
+
+def test_two_pictures_are_not_in_memory_that_are_too_large_together(held, monkeypatch):
+    budget = Budget(300)  # of which the one that is computed has 320, no pixel is left
+    budget.acquire(320)
+    monkeypatch.setattr(held.service.pictures, "_budget", budget)
+    read = []
+    monkeypatch.setattr(
+        pictures, "read_image", lambda *a, **b: read.append(1) or read_image(*a, **b)
+    )
+    held.start()
+    until(lambda: held.service.places.taken == 2)
+    assert not read
+    budget.release(320)
+    until(lambda: read)
+
+
+def test_a_full_disk_is_told_and_is_nobodys_fault(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with running() as client:
+        monkeypatch.setattr(pictures, "write_image", full)
+        answer = client.ask("POST", "/v1/deblur", PICTURE)
+        assert (answer.status, answer.detail) == (503, "this server's disk is full")
+
+
 def test_a_body_that_drips_is_cut(monkeypatch):
     monkeypatch.setattr(uploads, "_SILENCE", 0.1)
     with running() as client:
@@ -162,7 +200,7 @@ def test_a_connection_that_only_waits_is_closed(monkeypatch, sent):
 
 
 def test_who_does_not_take_the_answer_is_left(monkeypatch):
-    monkeypatch.setattr(protocol, "_PATIENCE", 0.1)
+    monkeypatch.setattr(protocol, "_STUCK", 0.1)
     monkeypatch.setattr(protocol.Impatient, "_watch", lambda self: None)
     with running() as client, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
