@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dmphn_jax.files import shown
 from dmphn_jax.serving import metrics, openapi, uploads
 from dmphn_jax.serving.api import Api
 from dmphn_jax.serving.refusal import Refusal, problem, refused
@@ -99,7 +100,7 @@ class _Around:
             self._metrics.request_seconds.labels(route).observe(seconds)
             if route not in ("/healthz", "/metrics") and not route.startswith("/static"):
                 client = (scope.get("client") or ("-",))[0]
-                told = state.get("told", "")
+                told = shown(state.get("told", ""))  # it may quote what a stranger sent
                 log.info("%s %s %s %d %.2f s %s", client, method, route, status, seconds, told)
 
 

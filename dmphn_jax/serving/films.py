@@ -20,12 +20,13 @@ from dmphn_jax.errors import one_line
 from dmphn_jax.files import shown
 from dmphn_jax.serving.engine import Engine, How, Stopped, begin
 from dmphn_jax.serving.limits import Limits
+from dmphn_jax.serving.pictures import check_memory
 from dmphn_jax.serving.refusal import Refusal
 
 if TYPE_CHECKING:
     from dmphn_jax.inference.pipeline import Result
 
-
+_BYTES = 128  # of a frame's pixel: about ten frames are on their way at once
 PYAV = importlib.util.find_spec("av") is not None
 
 
@@ -137,13 +138,15 @@ class Films:
     def check(self, path: Path) -> int | None:
         """Opens a film; returns how many frames it promises.
 
-        Raises VideoError, one line, for what is no film or too large. Slow: not for the event loop.
+        Raises VideoError, one line, for what is no film or too large, MemoryError for frames that
+        are too large for the memory there is. Slow: not for the event loop.
         """
         from dmphn_jax.video.film import FilmReader
         from dmphn_jax.video.reading import VideoError
 
         with closing(FilmReader(path, max_pixels=self._limits.pixels)) as reader:
             frames = reader.info.frames
+            check_memory(_BYTES * reader.info.height * reader.info.width)
         if frames > self._limits.film_frames:
             raise VideoError(f"{frames} frames; this server takes {self._limits.film_frames}")
         return frames or None
@@ -170,7 +173,7 @@ class Films:
 
     def stop(self) -> None:
         """Stops all films."""
-        for film in self._held.values():
+        for film in list(self._held.values()):
             film.stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,13 @@ from dmphn_jax.serving.engine import Engine, How, Stopped, begin
 _AT_ONCE = 2
 # Of a pixel, from decoding to encoding: 26 were seen with 16 bits; the network's copies come to it.
 _BYTES = 48
+
+
+def check_memory(needed: int) -> None:
+    """Raises MemoryError if the host has fewer bytes left, as far as that is known."""
+    free = host_free()
+    if free is not None and needed > free:
+        raise MemoryError
 
 
 class Done(NamedTuple):
@@ -62,8 +68,7 @@ class Pictures:
             except CancelledError:
                 raise Stopped from None
             try:
-                if _BYTES * pixels > (host_free() or math.inf):
-                    raise MemoryError
+                check_memory(_BYTES * pixels)
                 return self._deblur(source, output, how, stop)
             finally:
                 self._budget.release(pixels)

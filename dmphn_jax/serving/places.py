@@ -48,4 +48,4 @@ class Places:
     @property
     def wait(self) -> float:
         """Seconds after which to ask again: a quarter of the queue, 2 minutes at most."""
-        return min(120.0, self.taken / 4 * statistics.median(self._seconds))
+        return min(120.0, self.taken / 4 * statistics.median(list(self._seconds)))

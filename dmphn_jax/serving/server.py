@@ -22,7 +22,7 @@ from dmphn_jax.serving.service import Service
 
 _SPARE = 64  # connections beside those of the queue: the page's files, questions about films
 _HEADER = 16_384  # bytes of a request's header
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -49,7 +49,7 @@ def address(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Serves a service's application until SIGTERM or an interrupt, or `end`.
+    """Serves a service's application until SIGTERM, SIGHUP or an interrupt, or `end`.
 
     It lets the pictures under way end first; a second signal does not wait for them.
     """
@@ -114,7 +114,9 @@ class Server(uvicorn.Server):
         def handle(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self.end)
 
-        before = {number: signal.signal(number, handle) for number in _SIGNALS}
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heard = [each for each in _SIGNALS if each != signal.SIGHUP or not nohup]
+        before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dmphn_jax.serving import films as serving_films
+from dmphn_jax.serving import pictures as serving_pictures
 from tests.support.films import facts, make_film, pictures
 from tests.support.serving import WAIT, Negative, running, until
 
@@ -133,6 +134,14 @@ def test_too_much_of_a_film_is_refused_before_it_is_computed(film, limits, reaso
         assert reason in answer.detail
         assert list(client.service.folder.iterdir()) == []
         assert len(client.service.films) == 0
+
+
+def test_frames_too_large_for_memory_are_refused(film, monkeypatch):
+    with running() as client:
+        for free, status in ((0, 413), (None, 202)):  # none at all; nobody tells
+            monkeypatch.setattr(serving_pictures, "host_free", lambda free=free: free)
+            answer = client.send("/v1/films", "film", "a.mp4", film.read_bytes())
+            assert answer.status == status
 
 
 def test_no_film_and_half_a_film_are_told_in_words(film, tmp_path):
