@@ -119,7 +119,8 @@ class Api:
                     raise _as_refusal(error, folder / "upload") from error
                 raise
         self._service.in_background(self._keep(film, making))
-        return JSONResponse(film.report(), 202, {"Location": f"v1/films/{film.id}"})
+        # Relative to this address: a proxy may have put a path before it.
+        return JSONResponse(film.report(), 202, {"Location": f"films/{film.id}"})
 
     async def get_film(self, request: Request) -> Response:
         """How far a film is."""

@@ -202,7 +202,10 @@ def _schemas() -> Json:
             seconds_left=maybe,
             detail={"type": ["string", "null"], "description": "why it failed"},
             notes={"type": "array", "items": text},
-            result={"type": ["string", "null"], "description": "its address, once it is done"},
+            result={
+                "type": ["string", "null"],
+                "description": "where it is, from the page's address on; null before it is done",
+            },
         ),
     }
 

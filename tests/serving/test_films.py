@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -27,9 +28,14 @@ def held():
         deblurrer.hold.set()
 
 
+def address_of(answer):
+    """Where an answer to `POST /v1/films` says that the film is."""
+    return urljoin("/v1/films", answer.headers["Location"])
+
+
 def ended(client, answer):
     """Waits for a film's end; returns the last report."""
-    address = f"/{answer.headers['Location']}"
+    address = address_of(answer)
     until(lambda: client.get(address).json["state"] in ("done", "failed"))
     return client.get(address).json
 
@@ -73,7 +79,7 @@ def test_a_picture_is_computed_between_the_frames_of_a_film(held, film):
     )
     thread.start()
     until(lambda: held.service.places.taken == 1)
-    assert held.get(f"/{taken.headers['Location']}").json["state"] == "running"
+    assert held.get(address_of(taken)).json["state"] == "running"
     held.deblurrer.hold.set()
     thread.join(WAIT)
     assert answers[0].status == 200
@@ -86,16 +92,14 @@ def test_a_film_that_is_dropped_stops(held, film):
     running_one = held.ask("POST", "/v1/films", film.read_bytes())
     waiting = held.ask("POST", "/v1/films", film.read_bytes())
     assert held.deblurrer.begun.acquire(timeout=WAIT)
-    states = [
-        held.get(f"/{each.headers['Location']}").json["state"] for each in (running_one, waiting)
-    ]
+    states = [held.get(address_of(each)).json["state"] for each in (running_one, waiting)]
     assert states == ["running", "queued"]
     full = held.ask("POST", "/v1/films", film.read_bytes())
     assert (full.status, full.headers["Retry-After"]) == (503, "60")
-    early = held.get(f"/{running_one.headers['Location']}/result")
+    early = held.get(f"{address_of(running_one)}/result")
     assert (early.status, early.detail) == (409, "this film is running")
     for each in (running_one, waiting):
-        assert held.ask("DELETE", f"/{each.headers['Location']}").status == 204
+        assert held.ask("DELETE", address_of(each)).status == 204
     held.deblurrer.hold.set()
     until(lambda: not list(held.service.folder.iterdir()))
     assert len(held.deblurrer.seen) <= 2  # of 5 batches
