@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import threading
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,7 +16,7 @@ from tests.support.browser import Tab, browser
 from tests.support.deblur import run
 from tests.support.films import make_film, pictures
 from tests.support.pictures import saved
-from tests.support.serving import process, running, until
+from tests.support.serving import WAIT, Negative, process, running, until
 
 DONE = "#download:not([hidden])"
 PHONE = {"width": 360, "height": 640}
@@ -41,20 +43,25 @@ def local(chromium):
 
 
 @pytest.fixture
+def opened(chromium):
+    """Opens addresses in tabs, which are closed after the test."""
+    with contextlib.ExitStack() as tabs:
+        yield lambda address, **options: tabs.enter_context(
+            contextlib.closing(Tab(chromium, address, **options))
+        )
+
+
+@pytest.fixture
 def photo(tmp_path):
     return saved(tmp_path / "a photo.png", pictures(1, (90, 160))[0])
 
 
-def opened(chromium, address, **options):
-    return Tab(chromium, address, **options)
-
-
 def test_a_photograph_goes_through_and_the_download_is_dmphn_deblurs(
-    chromium, server, checkpoint, tmp_path
+    opened, server, checkpoint, tmp_path
 ):
     photo = tmp_path / "holiday.jpg"
     photo.write_bytes(turned())
-    tab = opened(chromium, server.address)
+    tab = opened(server.address)
     tab.choose(photo)
     tab.page.wait_for_selector(DONE)
     with tab.page.expect_download() as download:
@@ -76,11 +83,10 @@ def test_a_photograph_goes_through_and_the_download_is_dmphn_deblurs(
     assert len(tab.asked) > 5
     assert "token" not in tab.page.url
     assert tab.said == []
-    tab.close()
 
 
-def test_the_line_moves_by_keys_and_the_picture_zooms(chromium, local, photo):
-    tab = opened(chromium, local.address)
+def test_the_line_moves_by_keys_and_the_picture_zooms(opened, local, photo):
+    tab = opened(local.address)
     tab.choose(photo)
     tab.page.wait_for_selector(DONE)
     tab.page.focus("#slider")
@@ -109,7 +115,6 @@ def test_the_line_moves_by_keys_and_the_picture_zooms(chromium, local, photo):
     press("-")
     assert tab.page.text_content("#zoom") == "100 %"
     assert tab.said == []
-    tab.close()
 
 
 def place(tab, image="before"):
@@ -118,8 +123,8 @@ def place(tab, image="before"):
     return round(box["x"]), round(box["y"]), round(box["width"])
 
 
-def test_the_line_and_the_picture_move_by_mouse(chromium, local, photo):
-    tab = opened(chromium, local.address)
+def test_the_line_and_the_picture_move_by_mouse(opened, local, photo):
+    tab = opened(local.address)
     tab.choose(photo)
     tab.page.wait_for_selector(DONE)
     frame = tab.page.locator("#frame").bounding_box()
@@ -145,11 +150,10 @@ def test_the_line_and_the_picture_move_by_mouse(chromium, local, photo):
     assert clip.startswith("inset(0")
     tab.page.click("#fit")
     assert place(tab)[2] == round(frame["width"])
-    tab.close()
 
 
-def test_a_phone_has_no_scrolling_to_the_side(chromium, local, photo):
-    tab = opened(chromium, local.address, viewport=PHONE, has_touch=True, is_mobile=True)
+def test_a_phone_has_no_scrolling_to_the_side(opened, local, photo):
+    tab = opened(local.address, viewport=PHONE, has_touch=True, is_mobile=True)
     wide = "document.documentElement.scrollWidth > window.innerWidth"
     assert not tab.page.evaluate(wide)
     tab.choose(photo)
@@ -176,20 +180,18 @@ def test_a_phone_has_no_scrolling_to_the_side(chromium, local, photo):
         tab.page.wait_for_load_state("networkidle")
         assert not tab.page.evaluate(wide)
     assert tab.said == []
-    tab.close()
 
 
-def test_light_and_dark(chromium, local):
+def test_light_and_dark(opened, local):
     grounds = set()
     for scheme in ("light", "dark"):
-        tab = opened(chromium, local.address, color_scheme=scheme)
+        tab = opened(local.address, color_scheme=scheme)
         grounds.add(tab.page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        tab.close()
     assert len(grounds) == 2
 
 
-def test_a_bad_file_is_told_and_the_next_one_goes_through(chromium, local, photo, tmp_path):
-    tab = opened(chromium, local.address)
+def test_a_bad_file_is_told_and_the_next_one_goes_through(opened, local, photo, tmp_path):
+    tab = opened(local.address)
     for name, data, reason in (
         ("letter.jpg", b"Dear reader", "letter.jpg: not an image"),
         ("empty.png", b"", "empty.png is empty."),
@@ -205,22 +207,20 @@ def test_a_bad_file_is_told_and_the_next_one_goes_through(chromium, local, photo
     tab.choose(photo)
     tab.page.wait_for_selector(DONE)
     assert tab.page.locator("#trouble").is_hidden()
-    tab.close()
 
 
-def test_what_the_browser_cannot_show_can_be_downloaded(chromium, local, tmp_path):
+def test_what_the_browser_cannot_show_can_be_downloaded(opened, local, tmp_path):
     path = tmp_path / "deep.tif"
     path.write_bytes(encode_image(Image(pictures(1)[0].astype(np.uint16)), "TIFF")[0])
-    tab = opened(chromium, local.address)
+    tab = opened(local.address)
     tab.choose(path)
     tab.page.wait_for_selector(DONE)
     assert "does not show" in tab.page.text_content("#notes")
     assert tab.page.locator("#frame").is_hidden()
-    tab.close()
 
 
-def test_stages_and_passes_are_chosen_and_a_picture_can_be_pasted(chromium, local, photo):
-    tab = opened(chromium, local.address)
+def test_stages_and_passes_are_chosen_and_a_picture_can_be_pasted(opened, local, photo):
+    tab = opened(local.address)
     tab.page.wait_for_selector("#ensemble option[value=flips]", state="attached")
     tab.page.select_option("#stages", "1")
     tab.page.select_option("#ensemble", "flips")
@@ -241,12 +241,11 @@ def test_stages_and_passes_are_chosen_and_a_picture_can_be_pasted(chromium, loca
     tab.page.click("#again")
     until(lambda: len(local.service.engine.deblurrer.seen) == 9)
     tab.page.wait_for_selector(DONE)
-    tab.close()
 
 
-def test_a_film_has_progress_and_a_download(chromium, local, tmp_path):
+def test_a_film_has_progress_and_a_download(opened, local, tmp_path):
     film = make_film(tmp_path / "a film.mp4", pictures(40))
-    tab = opened(chromium, local.address)
+    tab = opened(local.address)
     tab.choose(film)
     tab.page.wait_for_selector("#film:not([hidden])")
     with tab.page.expect_download() as download:
@@ -256,11 +255,10 @@ def test_a_film_has_progress_and_a_download(chromium, local, tmp_path):
     (made,) = local.service.films._held.values()
     assert (tmp_path / "downloaded.mp4").read_bytes() == made.output.read_bytes()
     assert tab.said == []
-    tab.close()
 
 
-def test_a_stranger_enters_the_token(chromium, server):
-    tab = opened(chromium, server.address.partition("?")[0])
+def test_a_stranger_enters_the_token(opened, server):
+    tab = opened(server.address.partition("?")[0])
     tab.page.fill("#token", "wrong")
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_selector(".said:not(:empty)")
@@ -271,11 +269,10 @@ def test_a_stranger_enters_the_token(chromium, server):
     tab.page.click("nav a")
     tab.page.wait_for_selector(".verb")
     assert "/v1/deblur" in tab.page.text_content("#docs")
-    tab.close()
 
 
-def test_a_file_may_be_chosen_before_the_server_has_told_what_it_takes(chromium, local, photo):
-    tab = opened(chromium, "about:blank")
+def test_a_file_may_be_chosen_before_the_server_has_told_what_it_takes(opened, local, photo):
+    tab = opened("about:blank")
     model = []
     tab.page.route("**/v1/model", lambda route: model.append(route))  # held back
     tab.page.goto(local.address)
@@ -284,4 +281,21 @@ def test_a_file_may_be_chosen_before_the_server_has_told_what_it_takes(chromium,
     assert tab.page.locator("#trouble").is_hidden()
     model[0].continue_()
     tab.page.wait_for_selector(DONE)
-    tab.close()
+
+
+def test_a_full_queue_is_waited_for_and_cancelling_gives_the_place_up(opened, photo):
+    deblurrer = Negative(hold=threading.Event())
+    with running(deblurrer, queue=1) as client:
+        tabs = [opened(f"http://127.0.0.1:{client.port}/") for _ in range(2)]
+        tabs[0].choose(photo)
+        assert deblurrer.begun.acquire(timeout=WAIT)
+        tabs[1].choose(photo)
+        tabs[1].page.wait_for_function(
+            "document.getElementById('said').textContent.startsWith('the queue is full')"
+        )
+        tabs[0].page.click("#cancel")
+        tabs[0].page.wait_for_selector("#status", state="hidden")
+        assert tabs[0].page.locator("#trouble").is_hidden()
+        until(lambda: client.service.places.taken == 0 or len(deblurrer.seen) > 1)
+        deblurrer.hold.set()
+        tabs[1].page.wait_for_selector(DONE)
