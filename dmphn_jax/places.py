@@ -38,10 +38,7 @@ def find(given: str | None) -> Place | None:
     Raises UserError for one that makes no sense, and where a launcher tells of others but not
     which one this is.
     """
-    if given is not None:
-        place = parse(given)
-    else:
-        place = _detected() or _told()
+    place = parse(given) if given is not None else _detected() or _told()
     return place if place and place.count > 1 else None
 
 

@@ -62,7 +62,7 @@ def test_of_many_that_want_it_one_takes_it(folder):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(sum(taken, [])) == list(range(100))
+    assert sorted(work for of in taken for work in of) == list(range(100))
     for process in processes:
         process.close()
 

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,11 @@ from dmphn_jax.files import shown
 
 if TYPE_CHECKING:
     from dmphn_jax.inference.films import FilmOptions
-    from dmphn_jax.inference.jobs import Job
+    from dmphn_jax.inference.jobs import Job, Plan
+    from dmphn_jax.inference.pipeline import Result
+    from dmphn_jax.inference.shared_jobs import Run, SharedJobs
     from dmphn_jax.inference.tally import Tally
+    from dmphn_jax.places import Place
 
 
 def main(argv: list[str]) -> int:
@@ -32,12 +36,20 @@ def main(argv: list[str]) -> int:
     if args.budget_ms and (args.ensemble or args.shift_ensemble):
         raise UserError("--budget-ms: measures single passes; leave the ensemble out")
     # Slow to import, and not needed for --help.
+    from dmphn_jax import places
     from dmphn_jax.inference.layout import plan
     from dmphn_jax.inference.pipeline import Result
+    from dmphn_jax.inference.shared_jobs import clear_leftovers
     from dmphn_jax.inference.tally import Tally
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata is dropped silently
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    place = places.find(args.process)
+    if place and args.overwrite:
+        raise UserError(
+            "--overwrite: of several processes none can tell new outputs from old ones; remove "
+            "the old ones, or name another --output"
+        )
     laid_out = plan(
         args.inputs,
         args.output,
@@ -50,76 +62,155 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
     films = film_options(args, tally.todo)
+    folder = _output_folder(laid_out.jobs, args.output)
     if args.dry_run:
         return _dry_run(laid_out.jobs, args.max_pixels, tally)
     if any(not job.problem for job in tally.todo):
-        _make_output_folder(tally.todo, args.output)
+        _make_output_folder(folder, args.output)
+        if place:
+            return _share(laid_out, tally, args, films, folder, place)
         _run(tally, args, films)
     else:  # nothing that needs a network
         for job in tally.todo:
             tally.add(Result(job, f"{shown(job.source)}: {job.problem}"))
+    if not tally.failures:
+        clear_leftovers(folder)
     _report(tally, args)
     return 1 if tally.failures else 0
 
 
-def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
-    """Deblurs; what was done by an interrupt is reported before it goes on its way."""
-    from dmphn_jax.inference.buckets import MOST
-    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
+def _share(
+    laid_out: Plan,
+    tally: Tally,
+    args: argparse.Namespace,
+    films: FilmOptions,
+    folder: str,
+    place: Place,
+) -> int:
+    """Does this process's share; returns 1 if something failed in any process, else 0."""
+    from dmphn_jax import places
+    from dmphn_jax.claims import Claims
+    from dmphn_jax.inference.shared_jobs import FOLDER, SharedJobs
 
-    network = load_network(args)
+    places.keep_to_own_chips()
+    with Claims(Path(folder) / FOLDER, str(place)) as claims:
+        jobs = SharedJobs(claims, laid_out, folder, place)
+        _run(tally, args, films, jobs, name=str(place))
+        if jobs.shared.complete:
+            claims.clear()
+        _report(tally, args, elsewhere=jobs.told)
+    return 1 if tally.failures or jobs.shared.failures else 0
+
+
+def _run(
+    tally: Tally,
+    args: argparse.Namespace,
+    films: FilmOptions,
+    jobs: SharedJobs | None = None,
+    name: str = "",
+) -> None:
+    """Deblurs; what was done by an interrupt is reported before it goes on its way."""
     new_bar = bars(args.quiet)
     pictures = [job for job in tally.todo if not job.film]
-    if len(pictures) > MOST:  # else not even a program for each size is too many
-        network.compile_for(read_sizes(pictures, args.workers))
-    results = run_jobs(
-        pictures,
-        network.submit,
-        max_pixels=args.max_pixels,
-        quality=args.quality,
-        workers=args.workers,
-        submitted=PER_DEVICE * network.at_once,
-    )
-    moving = [job for job in tally.todo if job.film]
-    film_results = run_film_jobs(
-        moving,
-        network.submit,
-        films,
-        model=network.model,
-        devices=network.at_once,
-        new_bar=new_bar,
-    )
-    bar = new_bar(total=len(pictures), unit=" images")
-    restore = _exit_on_sigterm()
+    if jobs:
+        run = _deblurring(args, films, jobs.pictures, lambda: None)
+        bar = new_bar(total=len(tally.todo), unit=" files", desc=name)
+        results = jobs.results(run)
+    else:
+        run = _deblurring(args, films, pictures, lambda: bar.close())
+        bar = new_bar(total=len(pictures), unit=" images")
+        results = run(tally.todo, lambda job: True)
+    ending = 128 + signal.SIGTERM if jobs is None else os.EX_TEMPFAIL  # the rest is for another
+    restore = _exit_on_sigterm(ending)
     try:
         for result in results:
             tally.add(result)
-            bar.update()
-        bar.close()
-        network.compile_for([])  # a film is worth a program for its own size
-        for result in film_results:
-            tally.add(result)
+            if jobs:
+                bar.update(jobs.shared.done - bar.n)
+            elif not result.job.film:
+                bar.update()
+        if jobs:
+            bar.update(jobs.shared.done - bar.n)
     except (KeyboardInterrupt, SystemExit):
         results.close()
-        film_results.close()
         bar.close()
         _report(tally, args, interrupted=True)
         raise
     finally:
         results.close()
-        film_results.close()
         bar.close()
         restore()
 
 
-def _report(tally: Tally, args: argparse.Namespace, *, interrupted: bool = False) -> None:
+def _deblurring(
+    args: argparse.Namespace,
+    films: FilmOptions,
+    pictures: Sequence[Job],
+    before_films: Callable[[], object],
+) -> Run:
+    """Loads the network; returns what does jobs with it, pictures first.
+
+    Args:
+      args, films: what is asked for.
+      pictures: those by whose sizes the programs are chosen.
+      before_films: called between the two.
+    """
+    from dmphn_jax.inference.buckets import MOST
+    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
+
+    network = load_network(args)
+    # Else not even a program for each size is too many.
+    sizes = read_sizes(pictures, args.workers) if len(pictures) > MOST else []
+
+    def run(jobs: Iterable[Job], take: Callable[[Job], bool]) -> Generator[Result, None, None]:
+        moving: list[Job] = []
+
+        def still() -> Iterator[Job]:
+            for job in jobs:
+                if job.film:
+                    moving.append(job)
+                else:
+                    yield job
+
+        if sizes:
+            network.compile_for(sizes)
+        yield from run_jobs(
+            still(),
+            network.submit,
+            take=take,
+            max_pixels=args.max_pixels,
+            quality=args.quality,
+            workers=args.workers,
+            submitted=PER_DEVICE * network.at_once,
+        )
+        before_films()
+        network.compile_for([])  # a film is worth a program for its own size
+        yield from run_film_jobs(
+            filter(take, moving),
+            network.submit,
+            films,
+            model=network.model,
+            devices=network.at_once,
+            new_bar=bars(args.quiet),
+        )
+
+    return run
+
+
+def _report(
+    tally: Tally,
+    args: argparse.Namespace,
+    *,
+    interrupted: bool = False,
+    elsewhere: Sequence[str] = (),
+) -> None:
     """Prints a line per failure on stderr, the summary on stdout."""
     sys.stdout.flush()
     for line in tally.failures:
         print(f"dmphn: failed: {line}", file=sys.stderr)
     if args.quiet:
         return
-    for line in tally.summary(args.output, interrupted=interrupted):
+    for line in tally.summary(args.output, interrupted=interrupted, elsewhere=elsewhere):
         print(line)
     sys.stdout.flush()
     if interrupted:
@@ -155,10 +246,14 @@ def _dry_run(jobs: list[Job], max_pixels: int, tally: Tally) -> int:
     return 1 if failed else 0
 
 
-def _make_output_folder(todo: list[Job], output: str) -> None:
+def _output_folder(jobs: list[Job], output: str) -> str:
+    """Returns the folder of the outputs: `--output`, or where the file lies that it names."""
+    single = len(jobs) == 1 and jobs[0].output == output
+    return (os.path.dirname(output) or ".") if single else output
+
+
+def _make_output_folder(folder: str, output: str) -> None:
     """Makes the output folder, so that a wrong one is told before the model is loaded."""
-    single = len(todo) == 1 and todo[0].output == output
-    folder = (os.path.dirname(output) or ".") if single else output
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -167,13 +262,13 @@ def _make_output_folder(todo: list[Job], output: str) -> None:
         raise UserError(f"--output {shown(output)}: no permission to write there")
 
 
-def _exit_on_sigterm() -> Callable[[], object]:
+def _exit_on_sigterm(status: int) -> Callable[[], object]:
     """Makes SIGTERM (a job's time is up) end as an interrupt does; returns what undoes it."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(status)
 
     previous = signal.signal(signal.SIGTERM, leave)
     return lambda: signal.signal(signal.SIGTERM, previous)

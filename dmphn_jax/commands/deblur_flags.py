@@ -31,8 +31,11 @@ out.mp4. An interrupted film goes on where it stopped.
 
 A file that fails is told at the end, on one line, and the others are done; so is one whose output
 is another's too (a.gif beside a.png) or a folder's name. Run again after an interrupt: finished
-outputs are skipped. Exit status: 0 all done, 1 some files failed, 2 wrong use, 74 all done but the
-summary could not be printed.
+outputs are skipped. Several processes, on one machine or many, share the files of a folder where a
+launcher (srun, mpirun, a TPU slice's) or --process tells them that they are several.
+
+Exit status: 0 all done, 1 some files failed, 2 wrong use, 74 all done but the summary could not be
+printed; of several processes 75 after SIGTERM: the others, or the same command again, do the rest.
 """
 
 
@@ -136,6 +139,12 @@ def parser() -> argparse.ArgumentParser:
         "--split-rows",
         action="store_true",
         help="split every image by rows over all devices (default: each device its own images)",
+    )
+    add(
+        "--process",
+        metavar="I/N",
+        help="this is process I (from 0) of N that share the work, by files in OUT (default: as "
+        "the launcher tells)",
     )
     add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -87,7 +87,7 @@ class _Batch(NamedTuple):
 
 
 def run_films(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     submit: Submit,
     options: FilmOptions,
     *,
