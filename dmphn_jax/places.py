@@ -93,5 +93,7 @@ def keep_to_own_chips() -> None:
 
     chips = len(glob.glob("/dev/accel[0-9]*")) or len(glob.glob("/dev/vfio/[0-9]*"))
     if chips in _BOUNDS:
+        for name in [name for name in os.environ if name.startswith("MEGASCALE_")]:
+            del os.environ[name]  # of several slices
         os.environ.setdefault("TPU_CHIPS_PER_PROCESS_BOUNDS", _BOUNDS[chips])
         os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")

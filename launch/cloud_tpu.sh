@@ -17,6 +17,8 @@ usage: launch/cloud_tpu.sh ACTION [flags]
 
   train     create what is not there, wait for it, install, train, follow the log; start again
             after preemption
+  run       the same with --command on all hosts, which share its files in --workdir; there the
+            data are at data, the work folder at run: 'deblur data ... --output run/sharp'
   status    of the queued resource, and the last lines of the log
   log       follow the log of the first host
   stop      ask the run to save and end, for good; the machines stay
@@ -37,9 +39,9 @@ own_flags="SLICES RUNTIME WAIT" own_switches="SPOT RESERVED DELETE_AFTER"
 action=${1:-}
 [[ $# -eq 0 ]] || shift
 case $action in
-  train | status | log | stop | delete) ;;
+  train | run | status | log | stop | delete) ;;
   --help | -h | "") usage; [[ -n $action ]]; exit ;;
-  *) die "no action '$action': train, status, log, stop or delete" ;;
+  *) die "no action '$action': train, run, status, log, stop or delete" ;;
 esac
 parse "$@"
 need PROJECT my-project
@@ -52,8 +54,12 @@ resources=(gcloud compute tpus queued-resources)
 
 check_train() {
   need ACCELERATOR v6e-16
-  need_config
-  need DATA gs://my-bucket/gopro
+  need_kind "$action"
+  local data=${DATA:-} workdir=${WORKDIR:-}
+  [[ $data != *:/* ]] || data=data
+  [[ $workdir != *:/* ]] || workdir=run
+  need_work "$data" "$workdir"
+  [[ $action == run ]] || need DATA gs://my-bucket/gopro
   need WORKDIR gs://my-bucket/runs/stack4
   [[ -z ${SPOT:-} || -z ${RESERVED:-} ]] || die "--spot and --reserved exclude one another"
   case $ACCELERATOR in
@@ -174,11 +180,9 @@ prepare() {
 }
 
 start() {
-  local data=$DATA workdir=$WORKDIR
-  [[ $data != *:/* ]] || data=data
-  [[ $workdir != *:/* ]] || workdir=run
-  on all "bash $NAME/launch/on_host.sh start $(quoted --supervise --config "$CONFIG" \
-    --config.data.data_dir="$data" --workdir "$workdir" ${overrides[@]+"${overrides[@]}"})"
+  local supervise=--supervise
+  [[ -z ${COMMAND:-} ]] || supervise=""
+  on all "bash $NAME/launch/on_host.sh start $(quoted ${supervise:+$supervise} "${work[@]}")"
 }
 
 follow() { on 0 "bash $NAME/launch/on_host.sh follow"; }
@@ -191,7 +195,12 @@ attempt() {
     status=0
     follow || status=$?
     # ssh's own status, and gcloud's: the connection broke. The run may well be going on.
-    [[ $status == 255 || $status == 1 ]] || return "$status"
+    if [[ $status != 255 && $status != 1 ]]; then
+      # Of a command the first host may have ended while others are still at work.
+      [[ -z ${COMMAND:-} || $status != 0 && $status != 70 ]] ||
+        on all "bash $NAME/launch/on_host.sh wait" || status=75
+      return "$status"
+    fi
     lost=$((lost + 1))
     [[ $lost -lt 5 && $(state) == ACTIVE ]] || return 255
     say "the connection to $NAME broke; once more"
@@ -227,10 +236,10 @@ train() {
 }
 
 exec 3>&1
-[[ $action != train ]] || check_train
+case $action in train | run) check_train ;; esac
 need_tool gcloud "https://cloud.google.com/sdk/docs/install"
 case $action in
-  train) dry_state=ABSENT; train ;;
+  train | run) dry_state=ABSENT; train ;;
   status)
     say "$NAME: $(state)"
     on 0 "bash $NAME/launch/on_host.sh last" ;;

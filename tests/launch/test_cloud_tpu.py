@@ -30,6 +30,7 @@ STEPS = {
     "on_host.sh start": "start",
     "on_host.sh follow": "follow",
     "on_host.sh stop": "stop",
+    "on_host.sh wait": "wait",
 }
 PREPARE = ["ready?", "idle?", "copy", "install", "start", "follow"]
 
@@ -82,6 +83,32 @@ def test_run_again_it_takes_up_where_it_was(cloud):
     assert cloud.run("cloud_tpu.sh", *TRAIN).returncode == 0
     # `start` on the hosts does nothing where the run is at work.
     assert cloud.steps(STEPS) == ["look", "ready?", "start", "follow"]
+
+
+RUN = [
+    *("run", *WHERE, "--accelerator=v6e-16", "--data=gs://b/photos", "--workdir=gs://b/out"),
+    "--command=deblur data --checkpoint stack4 --output run/sharp",
+]
+
+
+@pytest.mark.parametrize(("ends", "status"), [(0, 0), (70, 1)])
+def test_a_command_ends_when_every_host_has_ended(cloud, ends, status):
+    states(cloud, "ACTIVE")
+    cloud.reply("follow", ends)
+    done = cloud.run("cloud_tpu.sh", *RUN)
+    assert done.returncode == status, done.stderr
+    assert cloud.steps(STEPS) == ["look", "ready?", "start", "follow", "wait"]
+    start, _, wait = (" ".join(call) for call in cloud.calls()[-3:])
+    assert "on_host.sh start deblur data --checkpoint stack4 --output run/sharp" in start
+    assert "--node all --worker all" in wait
+
+
+def test_a_command_whose_process_was_killed_is_started_again(cloud):
+    states(cloud, "ACTIVE")
+    cloud.reply("on_host.sh wait", 1)
+    assert cloud.run("cloud_tpu.sh", *RUN).returncode == 0
+    once = ["look", "ready?", "start", "follow", "wait"]
+    assert cloud.steps(STEPS) == 2 * once
 
 
 def test_several_slices_are_one_resource(cloud):

@@ -16,7 +16,7 @@ from tests.support.stand_ins import ROOT
 PYTHON = """#!/usr/bin/env bash
 trap 'echo asked to stop; exit 75' INT TERM
 echo "training with $*"
-until [[ -e status ]]; do sleep 0.02; done
+until [[ -s status ]]; do sleep 0.02; done
 exit "$(cat status)"
 """
 
@@ -52,7 +52,7 @@ def host(tmp_path):
 @pytest.mark.parametrize(("ends", "told"), [(0, 0), (75, 75), (2, 2), (1, 70)])
 def test_a_run_outlives_its_connection_and_its_end_is_told(host, ends, told):
     host("start", "--config", "a b")
-    assert "already training" in host("start", "--config", "a b")
+    assert "already at work" in host("start", "--config", "a b")
     host("idle", status=69)
     (host.checkout / "status").write_text(str(ends))
     said = host("follow", status=told)
@@ -148,3 +148,18 @@ def test_its_own_python_is_installed_once_per_version(tmp_path):
     assert made == "uv venv --quiet --python 3.11 .venv"
     assert len(installed) == 2
     assert all("-c requirements/py311.txt -e . jax[tpu]" in line for line in installed)
+
+
+def test_a_command_runs_in_training_s_place(host):
+    (host.checkout / "status").write_text("0")
+    host("start", "deblur", "my photos", "--output", "o")
+    said = host("follow")
+    assert "training with -m dmphn_jax deblur my photos --output o" in said
+    assert "-m dmphn_jax evaluate a" in host("foreground", "evaluate", "a")
+
+
+@pytest.mark.parametrize(("ends", "told"), [(0, 0), (1, 0), (75, 75), (137, 75)])
+def test_a_host_waits_for_its_run(host, ends, told):
+    host("start", "deblur")
+    (host.checkout / "status").write_text(str(ends))
+    host("wait", status=told)
