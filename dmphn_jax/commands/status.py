@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
 
 def text(fields: dict[str, Any]) -> str:
     """Returns the lines a person reads."""
+    from dmphn_jax.training import speed
     from dmphn_jax.training.run_log import duration
 
     now = time.time()
@@ -40,7 +41,8 @@ def text(fields: dict[str, Any]) -> str:
     lines = [f"{fields['state']}: step {step:,} of {num_steps:,} ({step / num_steps:.1%})"]
     if fields.get("images_per_second"):
         left = f", {duration(fields['seconds_left'])} left" if fields["state"] == "training" else ""
-        lines.append(f"rate: {fields['images_per_second']:.1f} images/s{left}")
+        rate = f"rate: {fields['images_per_second']:.1f} images/s"
+        lines.append(f"{rate}{speed.told(fields)}{left}")
     if "loss" in fields:
         lines.append(f"loss: {fields['loss']:.5f}, PSNR {fields['psnr']:.2f} dB")
     kept = fields["checkpoint"] or "none yet"

@@ -19,6 +19,7 @@ from dmphn_jax.training.prepare import Prepared, pairs_of, prepare
 from dmphn_jax.training.profile import Profile
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
+from dmphn_jax.training.speed import yardstick
 from dmphn_jax.training.state import TrainState, init_state, make_state
 from dmphn_jax.training.status import RunStatus
 
@@ -132,7 +133,8 @@ def _loop(
     """Takes the steps; nothing in it waits for the device but the reader, one dispatch behind."""
     config, feed, store, num_steps = run.config, run.feed, run.store, run.num_steps
     state, step, best, _ = start
-    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status)
+    by_chip = yardstick(run.mesh, run.model, config)
+    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status, by_chip)
     evaluation = None
     if run.test_source is not None and store and config.eval.every:
         evaluation = PeriodicEvaluation(
