@@ -144,13 +144,19 @@ pause() { [[ $POLL == 0 ]] || sleep "$POLL"; }
 # aborted, out of reach). 2 is a mistake, 130 a person.
 restarts_on() { [[ $1 == 75 || $1 == 134 || $1 == 137 || $1 == 143 || $1 == 255 ]]; }
 
-# dmphn, of the checkout's environment if it has one.
-dmphn() {
-  if [[ -x $root/.venv/bin/python ]]; then
-    "$root/.venv/bin/python" -m dmphn_jax "$@"
-  else
-    command dmphn "$@"
-  fi
+# `dmphn plan`, of the environment that `make plan` (or plan-gpu) has made with the compiler for the
+# devices $1, else of the checkout's own, else of PATH.
+dmphn_plan() {
+  local environment python
+  case $1 in v[0-9]*) environment=.venv-plan ;; *) environment=.venv-plan-gpu ;; esac
+  shift
+  for python in "$root/$environment/bin/python" "$root/.venv/bin/python"; do
+    if [[ -x $python ]]; then
+      ([[ -f ${CONFIG%%:*} ]] || cd "$root"; "$python" -m dmphn_jax plan "$@")
+      return
+    fi
+  done
+  dmphn plan "$@"
 }
 
 # Names the accelerator as `dmphn plan --devices` does: v5litepod-16 -> v5e:4x4. "" if it has none.
@@ -182,17 +188,20 @@ plan() {
   local name status=0
   name=$(devices "${ACCELERATOR:-}")
   [[ -z ${NO_PLAN:-} && -n $name && -z ${COMMAND:-} ]] || return 0
-  local command=(dmphn plan --config "$CONFIG" --devices "$name"
-    ${overrides[@]+"${overrides[@]}"})
+  local flags=(--config "$CONFIG" --devices "$name" ${overrides[@]+"${overrides[@]}"})
   if [[ -n ${DRY_RUN:-} ]]; then
-    quoted "${command[@]}"
+    quoted dmphn plan "${flags[@]}"
     return
   fi
   local said
-  said=$("${command[@]}" 2>&1) || status=$?
+  said=$(dmphn_plan "$name" "${flags[@]}" 2>&1) || status=$?
+  [[ ${SLICES:-1} -eq 1 || $status -gt 1 ]] ||
+    say "planned as if one slice took the whole batch, which $SLICES share"
   case $status in
     0) printf '%s\n' "$said" ;;
-    1) printf '%s\n' "$said"; die "the run does not fit; --no-plan starts it all the same" ;;
+    1)
+      printf '%s\n' "$said"
+      [[ ${SLICES:-1} -gt 1 ]] || die "the run does not fit; --no-plan starts it all the same" ;;
     *) say "no plan: ${said##*$'\n'}" ;;
   esac
 }
