@@ -152,7 +152,7 @@ dmphn_plan() {
   shift
   for python in "$root/$environment/bin/python" "$root/.venv/bin/python"; do
     if [[ -x $python ]]; then
-      ([[ -f ${CONFIG%%:*} ]] || cd "$root"; "$python" -m dmphn_jax plan "$@")
+      ([[ -f ${CONFIG%%:*} ]] || cd "$root" || exit; "$python" -m dmphn_jax plan "$@")
       return
     fi
   done
