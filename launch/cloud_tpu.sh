@@ -163,8 +163,11 @@ on() {
 
 # Puts this commit with its own Python on every host, once.
 prepare() {
-  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12'
-  if [[ -z ${DRY_RUN:-} ]] && on all "grep -qx $commit $NAME/.ready" >/dev/null 2>&1; then return; fi
+  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12' ready
+  ready=$(quoted "$commit $data $workdir")
+  if [[ -z ${DRY_RUN:-} ]] && on all "grep -qxF $ready $NAME/.ready" >/dev/null 2>&1; then
+    return
+  fi
   on all "! test -e $NAME/launch/on_host.sh || bash $NAME/launch/on_host.sh idle" || return
   if [[ -n ${DRY_RUN:-} ]]; then
     archive=/tmp/$NAME.tar.gz
@@ -176,7 +179,7 @@ prepare() {
   [[ -n ${DRY_RUN:-} ]] || rm -r "$(dirname "$archive")"
   on all "mkdir -p $NAME && tar xzf $NAME.tar.gz -C $NAME && echo $commit > $NAME/.version &&\
  bash $NAME/launch/on_host.sh install $(quoted "$extra") &&\
- bash $NAME/launch/on_host.sh reach $(quoted "$data" "$workdir") && echo $commit > $NAME/.ready"
+ bash $NAME/launch/on_host.sh reach $(quoted "$data" "$workdir") && echo $ready > $NAME/.ready"
 }
 
 start() {

@@ -39,8 +39,12 @@ install() {
 # run's folder in a bucket is mounted. HOST:/SHARE is mounted by NFS; a path is a path.
 reach() {
   local data=$1 workdir=$2 bucket prefix
+  let_go data "$data"
+  let_go run "$workdir"
   case $data in
-    gs://*) mkdir -p data && gcloud storage rsync --recursive "$data" data ;;
+    gs://*)
+      mkdir -p data
+      gcloud storage rsync --recursive --delete-unmatched-destination-objects "$data" data ;;
     *:/*) mount_nfs "$data" data ;;
   esac
   case $workdir in
@@ -54,6 +58,14 @@ reach() {
         gcsfuse --implicit-dirs ${prefix:+--only-dir "${prefix%/}"} "${bucket%%/*}" run ;;
     *:/*) mount_nfs "$workdir" run ;;
   esac
+}
+
+# Unmounts folder $1 where a run of another place than $2 has mounted it.
+let_go() {
+  if [[ $(cat "$state/$1.place" 2>/dev/null || echo "$2") != "$2" ]] && mountpoint -q "$1"; then
+    sudo umount "$1"
+  fi
+  echo "$2" >"$state/$1.place"
 }
 
 mount_nfs() {

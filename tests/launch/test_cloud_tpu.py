@@ -23,7 +23,7 @@ STEPS = {
     "queued-resources describe": "look",
     "queued-resources create": "create",
     "queued-resources delete": "delete",
-    "grep -qx": "ready?",
+    "grep -qxF": "ready?",
     "on_host.sh idle": "idle?",
     "queued-resources scp": "copy",
     "on_host.sh install": "install",
@@ -58,7 +58,7 @@ def states(cloud, *names):
 
 def fresh(cloud, times=0):
     """A host that has nothing yet."""
-    cloud.reply("grep -qx", 1, times=times)
+    cloud.reply("grep -qxF", 1, times=times)
 
 
 def test_a_fresh_run_creates_waits_installs_trains_and_leaves_the_machines(cloud):

@@ -106,7 +106,8 @@ def test_no_run_and_no_action_are_lines(host):
             "gs://b/gopro",
             "gs://c/runs/x",
             [
-                "gcloud storage rsync --recursive gs://b/gopro data",
+                "gcloud storage rsync --recursive --delete-unmatched-destination-objects "
+                "gs://b/gopro data",
                 "mountpoint -q run",
                 "gcsfuse --implicit-dirs --only-dir runs/x c run",
             ],
@@ -129,6 +130,22 @@ def test_data_are_copied_and_folders_mounted(tmp_path, data, workdir, calls):
     script = shutil.copy(ROOT / "launch" / "on_host.sh", checkout)
     subprocess.run(["bash", script, "reach", data, workdir], env=programs.env(), check=True)
     assert [" ".join(call) for call in programs.calls()] == calls
+
+
+def test_another_run_s_folder_is_let_go_of_first(tmp_path):
+    from tests.support.stand_ins import StandIns
+
+    programs = StandIns(tmp_path / "x", "mountpoint", "sudo")
+    checkout = tmp_path / "job" / "launch"
+    checkout.mkdir(parents=True)
+    script = shutil.copy(ROOT / "launch" / "on_host.sh", checkout)
+    for share in ("/one", "/one", "/two"):
+        subprocess.run(
+            ["bash", script, "reach", "", f"filer:{share}"], env=programs.env(), check=True
+        )
+    calls = [" ".join(call) for call in programs.calls()]
+    # Each time it looks; only the third finds another's mounted.
+    assert calls == ["mountpoint -q run"] * 3 + ["sudo umount run", "mountpoint -q run"]
 
 
 def test_its_own_python_is_installed_once_per_version(tmp_path):
