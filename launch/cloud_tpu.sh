@@ -17,8 +17,9 @@ usage: launch/cloud_tpu.sh ACTION [flags]
 
   train     create what is not there, wait for it, install, train, follow the log; start again
             after preemption
-  run       the same with --command on all hosts, which share its files in --workdir; there the
-            data are at data, the work folder at run: 'deblur data ... --output run/sharp'
+  run       the same with --command on all hosts, which share its files in --workdir, HOST:/SHARE
+            or a path that all see; there a bucket's data are at data, a share is at run:
+            'deblur data --checkpoint stack4 --output run'
   status    of the queued resource, and the last lines of the log
   log       follow the log of the first host
   stop      ask the run to save and end, for good; the machines stay
@@ -60,6 +61,11 @@ check_train() {
   [[ $workdir != *:/* ]] || workdir=run
   need_work "$data" "$workdir"
   [[ $action == run ]] || need DATA gs://my-bucket/gopro
+  if [[ $action == run ]]; then
+    need WORKDIR filer:/sharp
+    [[ $WORKDIR != gs://* ]] ||
+      die "--workdir $WORKDIR: hosts share files by a file system, such as HOST:/SHARE (NFS)"
+  fi
   need WORKDIR gs://my-bucket/runs/stack4
   [[ -z ${SPOT:-} || -z ${RESERVED:-} ]] || die "--spot and --reserved exclude one another"
   case $ACCELERATOR in

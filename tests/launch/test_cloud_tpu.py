@@ -86,7 +86,7 @@ def test_run_again_it_takes_up_where_it_was(cloud):
 
 
 RUN = [
-    *("run", *WHERE, "--accelerator=v6e-16", "--data=gs://b/photos", "--workdir=gs://b/out"),
+    *("run", *WHERE, "--accelerator=v6e-16", "--data=gs://b/photos", "--workdir=filer:/out"),
     "--command=deblur data --checkpoint stack4 --output run/sharp",
 ]
 
@@ -288,6 +288,8 @@ def test_a_plan_that_does_not_fit_ends_it(tmp_path):
         ([*TRAIN, "--zone"], "--zone needs a value"),
         ([*TRAIN, "extra"], "unexpected argument extra"),
         ([flag for flag in TRAIN if not flag.startswith("--data")], "--data (or DATA=) is needed"),
+        ([*RUN, "--workdir=gs://b/out"], "hosts share files by a file system"),
+        ([flag for flag in RUN if "workdir" not in flag], "--workdir (or WORKDIR=) is needed"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_asked_or_created(cloud, flags, line):
