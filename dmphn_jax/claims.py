@@ -187,6 +187,8 @@ class Claims:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.ESTALE:  # of NFS: replaced in this moment; held, or finished
+                return Claim("?")
             raise _unwritable(self.folder, error) from None
         try:
             record = json.loads(text)

@@ -9,8 +9,13 @@ import warnings
 
 from dmphn_jax.errors import UserError
 
-# Where launchers that JAX does not know tell a process its number, and how many there are.
-_VARIABLES = (("PMI_RANK", "PMI_SIZE"), ("RANK", "WORLD_SIZE"))
+# Where launchers tell a process its number and how many there are, if JAX does not know them.
+_VARIABLES = (
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("RANK", "WORLD_SIZE"),
+)
 # How the chips of a host lie, by their number.
 _BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
 

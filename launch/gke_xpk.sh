@@ -91,15 +91,17 @@ command_line() {
   local line supervise=--supervise
   [[ -z ${COMMAND:-} ]] || supervise=""
   line="exec python -m $module $(quoted ${supervise:+$supervise} "${work[@]}")"
+  # JAX detects the hosts of a TPU. A lone GPU node must be told that it is: its pod, one of an
+  # indexed job, cannot know.
   # shellcheck disable=SC2016 # for the pod's shell: xpk sets these for GPUs
-  if [[ $(kind) == gpu && $NODES -gt 1 ]]; then
-    if [[ -n ${COMMAND:-} ]]; then
-      line+=' --process $NODE_RANK/$NNODES'
-    else
-      line+=' --coordinator $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT'\
-' --num-processes $NNODES --process-id $NODE_RANK'
-    fi
-  fi
+  case $(kind)-$NODES-${COMMAND:+command} in
+    tpu-*) ;;
+    gpu-1-) line+=' --coordinator 127.0.0.1:12355 --num-processes 1 --process-id 0' ;;
+    gpu-1-command) line+=' --process 0/1' ;;
+    gpu-*-command) line+=' --process $NODE_RANK/$NNODES' ;;
+    *) line+=' --coordinator $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT'\
+' --num-processes $NNODES --process-id $NODE_RANK' ;;
+  esac
   [[ $line != *'"'* && $line != *\\* ]] || die "no double quotes or backslashes in flags, for xpk"
   echo "$line"
 }

@@ -12,6 +12,7 @@ from dmphn_jax import places
 from dmphn_jax.errors import UserError
 
 VARIABLES = (
+    *("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     *("PMI_RANK", "PMI_SIZE", "RANK", "WORLD_SIZE", "JOB_COMPLETION_INDEX"),
     *("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri"),
 )
@@ -40,6 +41,7 @@ def alone(monkeypatch):
         (STEP, "0/2", places.Place(0, 2)),  # said by hand
         (STEP, "0/1", None),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_PROCID": "0"}, None, None),  # no srun
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, None, places.Place(1, 2)),
         ({"PMI_RANK": "3", "PMI_SIZE": "4"}, None, places.Place(3, 4)),
         ({"RANK": "0", "WORLD_SIZE": "8"}, None, places.Place(0, 8)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, None, None),
