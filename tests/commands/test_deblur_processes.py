@@ -211,3 +211,23 @@ def test_several_processes_replace_nothing(tmp_path, photos, checkpoint, capsys)
     flags = ("-c", checkpoint, "-o", tmp_path / "out", "--process", "0/2", "--overwrite")
     assert run(photos, *flags) == 2
     assert "--overwrite: of several processes" in capsys.readouterr().err
+
+
+def test_a_folder_of_many_sizes_takes_the_same_programs_in_every_process(
+    tmp_path, checkpoint, monkeypatch
+):
+    """Also in one that comes when some are done: by those sizes too the programs are chosen."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for index in range(10):
+        saved(photos / f"{index}.png", noise(12 + index, 16, 3))
+    prepared = []
+    network = deblurrer_of(lambda image: image)
+    monkeypatch.setattr(network, "compile_for", lambda self, sizes: prepared.append([*sizes]))
+    monkeypatch.setattr(inference, "Deblurrer", network)
+    assert run(photos, "-c", checkpoint, "-o", out, "-q") == 0
+    for index in (3, 7):
+        (out / f"{index}.png").unlink()
+    assert run(photos, "-c", checkpoint, "-o", out, "-q", "--process", "0/2") == 0
+    assert prepared[0] == prepared[2] == [(12 + index, 16) for index in range(10)]
+    assert prepared[1] == prepared[3] == []  # for films
