@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dmphn_jax import storage
 from dmphn_jax.checkpoints.torch import names
 from dmphn_jax.checkpoints.torch.reading import params_from_torch
 from dmphn_jax.checkpoints.torch.writing import check_free, write_torch
@@ -63,7 +64,8 @@ def main(argv: list[str]) -> int:
         from dmphn_jax import checkpoints
 
         origin = {"origin": f"PyTorch weights in {Path(args.source).absolute().name}"}
-        checkpoints.save(args.destination, params, config, origin, overwrite=args.overwrite)
+        with storage.outgoing(args.destination, overwrite=args.overwrite) as folder:
+            checkpoints.save(folder, params, config, origin, overwrite=args.overwrite)
         done = f"read from {len(names.parts(config))} .pkl files"
     width = "" if config.width == ModelConfig().width else f", width {config.width}"
     print(

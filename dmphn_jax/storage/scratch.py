@@ -1,0 +1,39 @@
+"""Where this machine keeps its copies of what lies in object storage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dmphn_jax.errors import UserError
+from dmphn_jax.runtime import cache_folder
+from dmphn_jax.storage.address import Address
+
+VARIABLE = "DMPHN_STAGING"
+
+
+def scratch(kind: str, address: Address) -> Path:
+    """Returns the folder of an address's copy; its parents are made.
+
+    Below the folder that the environment variable DMPHN_STAGING names, else in the user's cache.
+
+    Args:
+      kind: what it is for: "runs", "data" or "checkpoints", which do not share copies.
+      address: of what is copied.
+
+    Raises UserError if there is no such place.
+    """
+    base = os.environ.get(VARIABLE)
+    root = Path(base).expanduser().absolute() / kind if base else cache_folder(f"storage/{kind}")
+    if root is None:
+        raise UserError(f"{address}: no place for a copy here: {VARIABLE}=FOLDER names one")
+    folder = root.joinpath(address.bucket, *address.key.split("/"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{address}: no place for a copy here: {folder.parent}: {reason}; "
+            f"{VARIABLE}=FOLDER names another"
+        ) from None
+    return folder
