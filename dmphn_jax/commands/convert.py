@@ -52,12 +52,13 @@ def main(argv: list[str]) -> int:
     if args.to_torch and args.model:
         parser.error("--model goes without --to-torch: a checkpoint knows its model")
     if args.to_torch:
-        check_free(Path(args.destination).absolute(), args.overwrite)  # before the slow imports
+        destination = storage.local_only("DST_DIR", args.destination)
+        check_free(destination.absolute(), args.overwrite)  # before the slow imports
         from dmphn_jax import checkpoints
 
         checkpoint = checkpoints.load(args.source)
         config = checkpoint.config
-        count = len(write_torch(checkpoint.params, config, args.destination, args.overwrite))
+        count = len(write_torch(checkpoint.params, config, destination, args.overwrite))
         done = f"written as {count} .pkl files"
     else:
         params, config = params_from_torch(args.source, args.model)

@@ -16,6 +16,8 @@ from dmphn_jax.storage import lease, mirror
 from dmphn_jax.storage.lease import Rhythm
 from dmphn_jax.storage.steps import Steps
 from dmphn_jax.storage.store import Store
+from dmphn_jax.training import work_folder
+from dmphn_jax.training.lock import Lock
 from tests.support.training import TINY_FLAGS
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -149,12 +151,10 @@ def copied(store: Store) -> None:
     ("damage", "word"),
     [
         (lambda store: store.delete(largest(store)), "is missing"),
-        (lambda store: store.write(largest(store), b"0123"), "has 4 of"),
         (flipped, "is not what was sent"),
-        (lambda store: store.write("MANIFEST.json", b"{}"), "MANIFEST.json is not what was sent"),
         (copied, "damaged"),
     ],
-    ids=["missing", "truncated", "bit flipped", "manifest", "copied, bit flipped"],
+    ids=["missing", "bit flipped", "copied, bit flipped"],
 )
 def test_a_damaged_newest_checkpoint_is_set_aside(finished, local, damage, word, tmp_path, capfd):
     damage(Store(finished / "checkpoints" / str(FINAL)))
@@ -189,10 +189,12 @@ def test_a_second_run_is_refused_and_changes_nothing(finished, tmp_path, monkeyp
     before = [item for item in Store(finished).list() if item.name != "lock"]
     with pytest.raises(UserError, match=rf"^{finished}: another run is at work there \(process"):
         start(finished)
-    # On the first one's machine its copy's lock tells at once.
-    with pytest.raises(UserError, match=rf"^{finished}: another run is at work there"):
-        start(finished)
     first.release()
+    # On the same machine the copy's lock tells at once.
+    held = Lock(work_folder.files_of(finished))
+    with pytest.raises(UserError, match=rf"^{finished}: another run is at work there \(process"):
+        start(finished)
+    held.release()
     assert Store(finished).list() == before
 
 
@@ -230,14 +232,10 @@ def test_logs_that_could_not_be_sent_are_sent_later(run, bucket, monkeypatch, ca
     assert Store(run).read("metrics.csv").data.decode().splitlines()[-1].startswith("12,")
 
 
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [(403, "permission denied"), (503, "no answer in time: the store answers 503")],
-)
-def test_a_save_that_fails_ends_the_run_in_one_line(run, bucket, answer, why):
-    bucket.proxy.fail(answer, times=10**6, method="POST", name="checkpoints/8/params")
-    line = rf"^{run}/checkpoints: a checkpoint cannot be written: gs://\S*/8/params/\S*: {why}"
-    with pytest.raises(UserError, match=line):
+def test_a_save_that_fails_ends_the_run_in_one_line(run, bucket):
+    bucket.proxy.fail(403, times=10**6, method="POST", name="checkpoints/8/params")
+    where = rf"^{run}/checkpoints: a checkpoint cannot be written: gs://\S*/8/params/\S*: "
+    with pytest.raises(UserError, match=f"{where}permission denied"):
         start(run)
     bucket.proxy.faults.clear()
     fields = json.loads(Store(run).read("status.json").data)
