@@ -59,7 +59,8 @@ def send(
     Raises StorageError, or OSError if a file cannot be read.
     """
     store = Store(address)
-    remove(address)
+    if store.holds_any():
+        remove(address)
     store.write(UNFINISHED, b"")
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 

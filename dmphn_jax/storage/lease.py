@@ -69,6 +69,8 @@ class Lease:
         self._store = Store(address)
         self._owner = secrets.token_hex(16)
         self._beats = 0
+        self._renewed = float("-inf")
+        self._writing = threading.Lock()
         self._lost: str | None = None
         self._generation = self._taken(token_file, say)
         token_file.write_text(self._owner)
@@ -82,11 +84,15 @@ class Lease:
             raise UserError(self._lost)
 
     def confirm(self) -> None:
-        """Renews the lease now; raises UserError if it is lost, StorageError if that is unknown."""
+        """Raises UserError if the lease is lost, StorageError where that cannot be told.
+
+        One renewed within half of others' patience is not: none of them can have waited so long.
+        """
         self.check()
-        with self._writing:
-            self._beat(self._store)
-        self.check()
+        if time.monotonic() - self._renewed > self._rhythm.patience / 2:
+            with self._writing:
+                self._beat(self._store)
+            self.check()
 
     def release(self) -> None:
         """Gives the folder free; what cannot be removed runs out by itself."""
@@ -98,14 +104,12 @@ class Lease:
                 self._store.delete(NAME)
 
     def _taken(self, token_file: Path, say: Callable[[str], None]) -> int:
-        self._writing = threading.Lock()
         while True:
             found = self._store.read(NAME)
             if found is not None and not self._is_free(found, token_file, say):
                 continue  # it was removed
             with contextlib.suppress(ChangedError):
-                generation = found.generation if found else 0
-                return self._store.write(NAME, self._content(), generation=generation)
+                return self._write(self._store, found.generation if found else 0)
 
     def _is_free(self, found: Content, token_file: Path, say: Callable[[str], None]) -> bool:
         """Watches a lease; False if it vanished meanwhile. Raises UserError if it is renewed."""
@@ -146,7 +150,7 @@ class Lease:
 
     def _beat(self, store: Store) -> None:
         try:
-            self._generation = store.write(NAME, self._content(), generation=self._generation)
+            self._generation = self._write(store, self._generation)
         except ChangedError:
             found = self._store.read(NAME)
             fields = _fields(found.data) if found else {}
@@ -159,8 +163,14 @@ class Lease:
                 "reach of the store; it ends here"
             )
 
-    def _content(self) -> bytes:
+    def _write(self, store: Store, generation: int) -> int:
+        since = time.monotonic()
         self._beats += 1
+        written = store.write(NAME, self._content(), generation=generation)
+        self._renewed = since
+        return written
+
+    def _content(self) -> bytes:
         fields = {
             "owner": self._owner,
             "process": os.getpid(),

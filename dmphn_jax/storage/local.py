@@ -34,13 +34,15 @@ def staged(where: Path | Address) -> Path:
     """
     if isinstance(where, Path):
         return where
-    target = scratch("data", where)
-    with folders.disk_errors(where), files.locked(_beside(target, "lock"), _waiting(where)):
+    # Readers of prepared data go by the names <dataset>/<config>/<version>.
+    folder = scratch("data", where)
+    target = folder.joinpath(*where.key.split("/")[-3:], "" if where.key else "all")
+    with folders.disk_errors(where), files.locked(_beside(folder, "lock"), _waiting(where)):
         store = Store(where)
         items = store.list()
         if not items:
             raise StorageError(f"{where}: no such folder of data")
-        before = _Record(_beside(target, "json"))
+        before = _Record(_beside(folder, "json"))
         missing = [item for item in items if not before.knows(item, target / item.name)]
         if missing:
             _check_tell(where, target, items, missing)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import urllib.parse
 from pathlib import Path
 
 from dmphn_jax.errors import UserError
@@ -27,7 +29,11 @@ def scratch(kind: str, address: Address) -> Path:
     root = Path(base).expanduser().absolute() / kind if base else cache_folder(f"storage/{kind}")
     if root is None:
         raise UserError(f"{address}: no place for a copy here: {VARIABLE}=FOLDER names one")
-    folder = root.joinpath(address.bucket, *address.key.split("/"))
+    # One name, not the key's folders: what is cleared for a place is not to hold another's.
+    name = urllib.parse.quote(address.key, safe="") or "all"
+    if len(name) > 200:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    folder = root / address.bucket / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -94,7 +94,8 @@ class Store:
 
     def has(self, name: str) -> bool:
         """Tells whether there is an object of that name."""
-        return any(item.name == name for item in self.list(name))
+        with self._explained(name):
+            return bool(self._blob(name).exists(**self._patience))
 
     def read(self, name: str) -> Content | None:
         """Returns an object's content, None if there is none."""
@@ -182,8 +183,8 @@ class Store:
     def _patience(self) -> dict[str, Any]:
         from google.cloud.storage.retry import DEFAULT_RETRY
 
-        seconds = self.seconds or float(os.environ.get(VARIABLE) or SECONDS)
-        retry = DEFAULT_RETRY.with_delay(initial=PAUSE, maximum=60.0).with_timeout(seconds)
+        retry = DEFAULT_RETRY.with_delay(initial=PAUSE, maximum=60.0)
+        retry = retry.with_timeout(self.seconds or _seconds())
         return {"retry": retry, "timeout": _TIMEOUT}
 
     @contextlib.contextmanager
@@ -267,6 +268,15 @@ def _short(error: object) -> str:
         text,
     )
     return known[0] if known else text[:120]
+
+
+def _seconds() -> float:
+    """Returns for how long a request is tried again; raises UserError for what is no number."""
+    text = os.environ.get(VARIABLE) or str(SECONDS)
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise UserError(f"{VARIABLE}={text}: a number of seconds needed")
 
 
 @functools.lru_cache(maxsize=4)

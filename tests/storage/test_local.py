@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,19 +117,12 @@ def test_names_that_would_leave_the_folder_are_refused(name, monkeypatch):
         Store(storage.Address("bkt", "data")).list()
 
 
-def stage(address) -> None:
-    storage.staged(address)
-
-
 def test_of_several_processes_one_brings_the_data(data, bucket, capfd):
     brought(bucket)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=stage, args=(data,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    code = "import sys; from dmphn_jax.storage import place, staged; staged(place(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(data)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     assert sorted(brought(bucket)) == ["data/a/x", "data/y"]
     assert capfd.readouterr().err.count("are copied") == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -18,6 +19,7 @@ from dmphn_jax.storage.steps import Steps
 from dmphn_jax.storage.store import Store
 from dmphn_jax.training import work_folder
 from dmphn_jax.training.lock import Lock
+from tests.support.object_store import wait_for
 from tests.support.training import TINY_FLAGS
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -203,6 +205,8 @@ def test_a_run_that_was_taken_over_ends_and_sends_nothing(run, bucket, capsys):
 
     def taken():
         Store(run).write("lock", b'{"owner": "x", "process": 7, "host": "elsewhere"}')
+        # It learns so at its next beat, and renews no more.
+        wait_for(lambda: all(thread.name != "lease" for thread in threading.enumerate()))
 
     bucket.proxy.fail(taken, method="POST", name="checkpoints/8/params")
     with pytest.raises(
