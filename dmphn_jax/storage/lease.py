@@ -98,10 +98,11 @@ class Lease:
         """Gives the folder free; what cannot be removed runs out by itself."""
         self._ended.set()
         self._thread.join()
+        store = Store(self.address, seconds=self._rhythm.beat)
         with contextlib.suppress(UserError):
-            found = self._store.read(NAME)
+            found = store.read(NAME)
             if found and found.generation == self._generation and not self._lost:
-                self._store.delete(NAME)
+                store.delete(NAME)
 
     def _taken(self, token_file: Path, say: Callable[[str], None]) -> int:
         while True:

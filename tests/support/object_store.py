@@ -26,8 +26,9 @@ class Request(NamedTuple):
 class Fault(NamedTuple):
     """What happens to requests that `of` chooses, `times` of them.
 
-    `answer` is a status to answer with instead, "cut" (in the middle of the answer), "lost" (the
-    request is done, its answer is not sent), or a function that is called before it goes on.
+    `answer` is a status to answer with instead, "broken" (the connection ends in the middle of the
+    request), "cut" (in the middle of the answer), "lost" (the request is done, its answer is not
+    sent), or a function that is called before it goes on.
     """
 
     of: Callable[[Request], bool]
@@ -86,10 +87,16 @@ class Proxy:
         return None
 
     def _handle(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = handler.rfile.read(length // 2)
         request = Request(handler.command, _name(handler.path, body), handler.path)
         fault = self._fault(request)
         answer = fault.answer if fault else None
+        if answer == "broken":
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            handler.close_connection = True
+            return
+        body += handler.rfile.read(length - len(body))
         if callable(answer):
             answer()
         if isinstance(answer, int):
@@ -114,7 +121,8 @@ class Proxy:
         handler.send_response(response.status)
         for key, value in response.getheaders():
             if key.lower() not in ("transfer-encoding", "connection", "content-length"):
-                handler.send_header(key, value)
+                # An upload in parts goes on where this header says.
+                handler.send_header(key, value.replace(f"http://{self._target}", self.url))
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         if answer == "cut":

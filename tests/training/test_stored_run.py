@@ -82,6 +82,12 @@ def test_a_run_in_a_bucket_is_one_on_a_disk(run, local, tmp_path, capsys):
     assert rows(text) == rows((local / "metrics.csv").read_text())
     assert status_command.main([str(run)]) == 0
     assert "finished: step 12 of 12" in capsys.readouterr().out
+    # Copied to a disk, as by `gcloud storage cp`, it goes on there.
+    for item in Store(run).list():
+        (tmp_path / "copy" / item.name).parent.mkdir(parents=True, exist_ok=True)
+        Store(run).download(item, tmp_path / "copy" / item.name)
+    assert main.main([*TINY_FLAGS, f"--workdir={tmp_path / 'copy'}", "--config.num_steps=14"]) == 0
+    assert "resumed at step 12" in capsys.readouterr().out
 
 
 def kill_at(run, bucket, *, step: int, nth: int) -> None:
