@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def reference() -> Path:
     if not (folder / "checkpoints").is_dir():
         pytest.skip("no reference data: set DMPHN_REFERENCE to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals() -> None:
+    """Has tests, and what they start, hear what nohup and a shell's background jobs ignore."""
+    for number, handler in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from dmphn_jax import cpu_kernels
 from dmphn_jax.models import build, convolutions_for, convolutions_named, init_params, zoo
@@ -116,5 +117,5 @@ def test_products_with_images_are_float32(dtype):
 def _equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from _equations(inner)
