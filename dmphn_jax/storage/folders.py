@@ -26,7 +26,7 @@ from dmphn_jax.threads import map_ahead
 MANIFEST = "MANIFEST.json"
 UNFINISHED = "UNFINISHED"  # the mark
 FORMAT = 1
-_THREADS = 8  # requests at a time
+_THREADS = 6  # requests at a time; with a lease's and a log's they find room among ten connections
 _PART = ".part~"  # ends the name of a file that is still arriving
 
 
@@ -62,7 +62,8 @@ def send(
     if store.holds_any():
         remove(address)
     store.write(UNFINISHED, b"")
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    names -= {MANIFEST, UNFINISHED}  # of a folder that once came from a store
 
     def send_one(name: str) -> tuple[str, tuple[int, str]]:
         file = folder / name
@@ -70,7 +71,7 @@ def send(
         store.upload(name, file)
         return name, described
 
-    files = dict(map_ahead(send_one, names, threads=_THREADS, ahead=2 * _THREADS))
+    files = dict(map_ahead(send_one, sorted(names), threads=_THREADS, ahead=2 * _THREADS))
     before_last()
     store.write(MANIFEST, _packed(Manifest(files, dict(info))), generation=0)
     store.delete(UNFINISHED)
@@ -135,7 +136,7 @@ def bring(
     target: Path,
     *,
     known: Callable[[Item, Path], bool] = lambda item, file: False,
-    progress: Callable[[int], object] = lambda count: None,
+    done: Callable[[Item], object] = lambda item: None,
 ) -> None:
     """Makes `target` hold these objects and nothing else; each file appears whole.
 
@@ -143,7 +144,7 @@ def bring(
       store, items: what, of a listing of it.
       target: a folder, made if need be.
       known: tells without reading the file that it is the object's copy.
-      progress: called with the bytes of each file that is there.
+      done: called, on several threads, for each object whose copy is there.
 
     Raises StorageError; OSError where files cannot be written.
     """
@@ -153,14 +154,14 @@ def bring(
         if (file.is_file() or file.is_symlink()) and str(file.relative_to(target)) not in wanted:
             file.unlink()
 
-    def bring_one(item: Item) -> int:
+    def bring_one(item: Item) -> None:
         file = target / item.name
         if not (file.is_file() and (known(item, file) or is_copy(file, item))):
             _bring_one(store, item, file)
-        return item.size
+        done(item)
 
-    for size in map_ahead(bring_one, items, threads=_THREADS, ahead=2 * _THREADS):
-        progress(size)
+    for _ in map_ahead(bring_one, items, threads=_THREADS, ahead=2 * _THREADS):
+        pass
 
 
 def _bring_one(store: Store, item: Item, file: Path) -> None:

@@ -57,8 +57,8 @@ class Lease:
 
         Args:
           address: of the folder.
-          token_file: remembers here whose the lease is. It may be read and written by one process
-            at a time only: then a lease of this very file's owner is one of a run that has ended.
+          token_file: remembers on this machine whose the lease is, so that one of a run that has
+            ended here is not waited for.
           say: gets a line about a wait or a lease taken over.
           rhythm: by default `RHYTHM`.
 
@@ -116,9 +116,8 @@ class Lease:
         """Watches a lease; False if it vanished meanwhile. Raises UserError if it is renewed."""
         fields = _fields(found.data)
         holder = f"process {fields.get('process')} on {fields.get('host')}" if fields else "unknown"
-        with contextlib.suppress(OSError):
-            if fields and token_file.read_text() == fields.get("owner"):
-                return True
+        if fields and _ended_here(fields, token_file):
+            return True
         since = time.monotonic()
         told = False
         while time.monotonic() - since < self._rhythm.patience:
@@ -192,6 +191,19 @@ def silence(address: Address) -> float | None:
         return None
     renewed = _fields(found.data).get("renewed")
     return max(0.0, time.time() - renewed) if isinstance(renewed, int | float) else 0.0
+
+
+def _ended_here(fields: dict[str, Any], token_file: Path) -> bool:
+    """Tells whether a lease is that of a process of this machine that is no more."""
+    try:
+        if token_file.read_text() != fields["owner"] or fields["host"] != socket.gethostname():
+            return False
+        os.kill(int(fields["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, TypeError):
+        return False
+    return False
 
 
 def _fields(data: bytes) -> dict[str, Any]:

@@ -42,14 +42,15 @@ def staged(where: Path | Address) -> Path:
         items = store.list()
         if not items:
             raise StorageError(f"{where}: no such folder of data")
-        before = _Record(_beside(folder, "json"))
-        missing = [item for item in items if not before.knows(item, target / item.name)]
+        record = _Record(_beside(folder, "json"))
+        missing = [item for item in items if not record.knows(item, target / item.name)]
         if missing:
             _check_tell(where, target, items, missing)
+        brought: list[Item] = []
         try:
-            folders.bring(store, items, target, known=before.knows)
+            folders.bring(store, items, target, known=record.knows, done=brought.append)
         finally:
-            before.write(items, target)
+            record.write(brought, target)
     return target
 
 
@@ -80,13 +81,12 @@ class _Record:
         now = [item.generation, status.st_size, status.st_mtime_ns]
         return status.st_size == item.size and self._known.get(item.name) == now
 
-    def write(self, items: list[Item], target: Path) -> None:
-        """Notes the files that are there."""
-        for item in items:
-            with contextlib.suppress(OSError):
-                status = (target / item.name).stat()
-                if status.st_size == item.size:
-                    self._known[item.name] = [item.generation, status.st_size, status.st_mtime_ns]
+    def write(self, brought: list[Item], target: Path) -> None:
+        """Notes the files that are copies now, and forgets all others."""
+        self._known = {}
+        for item in brought:
+            status = (target / item.name).stat()
+            self._known[item.name] = [item.generation, status.st_size, status.st_mtime_ns]
         files.write_atomically(self._path, json.dumps(self._known).encode())
 
 
@@ -100,7 +100,7 @@ def local_checkpoint(address: Address, *, quiet: bool = False) -> Path:
     """
     sent = folders.manifest(address)
     if sent is None:
-        step = steps.chosen(address) or steps.chosen(address / CHECKPOINTS)
+        step = steps.chosen(address / CHECKPOINTS) or steps.chosen(address)
         if step is not None:
             return local_checkpoint(step, quiet=quiet)
     target = scratch("checkpoints", address)

@@ -99,13 +99,11 @@ class Store:
 
     def read(self, name: str) -> Content | None:
         """Returns an object's content, None if there is none."""
-        from google.api_core.exceptions import NotFound
-
-        blob = self._blob(name)
         with self._explained(name):
+            blob = self._blob(name)
             try:
                 return Content(blob.download_as_bytes(**self._patience), int(blob.generation))
-            except NotFound:
+            except _errors().NotFound:
                 return None
 
     def write(self, name: str, data: bytes, *, generation: int | None = None) -> int:
@@ -118,10 +116,8 @@ class Store:
 
         Raises ChangedError where the object has another generation.
         """
-        from google.api_core.exceptions import PreconditionFailed
-
-        blob = self._blob(name)
         with self._explained(name):
+            blob = self._blob(name)
             try:
                 blob.upload_from_string(
                     data,
@@ -130,7 +126,7 @@ class Store:
                     **self._patience,
                 )
                 return int(blob.generation)
-            except PreconditionFailed:
+            except _errors().PreconditionFailed:
                 pass
         # A write whose answer was lost is tried again and meets itself.
         found = self.read(name)
@@ -153,23 +149,19 @@ class Store:
 
         Raises OSError if the file cannot be written, StorageError also if another content came.
         """
-        from google.api_core.exceptions import NotFound
-
         with self._explained(item.name):
             try:
                 self._blob(item.name).download_to_filename(
                     str(file), raw_download=True, **self._patience
                 )
-            except NotFound:
+            except _errors().NotFound:
                 raise StorageError(f"{self.address / item.name}: is gone") from None
         if not is_copy(file, item):
             raise StorageError(f"{self.address / item.name}: arrived damaged, or has changed")
 
     def delete(self, name: str) -> None:
         """Removes an object; one that is gone is no error."""
-        from google.api_core.exceptions import NotFound
-
-        with self._explained(name), contextlib.suppress(NotFound):
+        with self._explained(name), contextlib.suppress(_errors().NotFound):
             self._blob(name).delete(**self._patience)
 
     @property
@@ -267,7 +259,7 @@ def _short(error: object) -> str:
         r"Connection aborted|Connection broken|without response",
         text,
     )
-    return known[0] if known else text[:120]
+    return known[0] if known else text.partition(". ")[0][:120]
 
 
 def _seconds() -> float:
@@ -279,19 +271,25 @@ def _seconds() -> float:
     raise UserError(f"{VARIABLE}={text}: a number of seconds needed")
 
 
-@functools.lru_cache(maxsize=4)
-def _client(process: int, emulator: str | None) -> Any:
-    """Returns Google's client; of this process, for a forked one may not use its connections."""
+def _errors() -> Any:
+    """Returns the module of the client's exceptions; raises UserError where it is not installed."""
     try:
-        from google.cloud import storage
+        from google.api_core import exceptions
+        from google.cloud import storage  # noqa: F401
     except ImportError:
         raise UserError(
             "gs:// needs Google's client of Cloud Storage: pip install 'dmphn_jax[gcs]'"
         ) from None
+    return exceptions
+
+
+@functools.lru_cache(maxsize=4)
+def _client(process: int, emulator: str | None) -> Any:
+    """Returns Google's client; of this process, for a forked one may not use its connections."""
+    _errors()
+    from google.cloud import storage
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a person's credentials have no quota project
-        try:
-            # The project counts where buckets are made or listed, which is not done here.
-            return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT") or "none")
-        except Exception as error:
-            raise StorageError(f"gs://: {why(error) or one_line(error)}") from None
+        # The project counts where buckets are made or listed, which is not done here.
+        return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT") or "none")

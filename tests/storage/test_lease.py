@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -63,10 +65,18 @@ def test_a_killed_runs_lease_is_taken_over_with_a_line(bucket, tmp_path):
     second.release()
 
 
-def test_on_the_same_machine_nothing_is_waited_for(bucket, tmp_path):
-    killed(Lease(bucket.address / "run", tmp_path / "a", rhythm=QUICK))
-    again = Lease(bucket.address / "run", tmp_path / "a", rhythm=Rhythm(10, 1e9))
-    again.release()
+def test_a_run_that_ended_on_this_machine_is_not_waited_for(bucket, tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(lease.os, "getpid", lambda: ended.pid)
+    address, said = bucket.address / "run", []
+    killed(Lease(address, tmp_path / "a", rhythm=QUICK))
+    monkeypatch.undo()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.proxy.url)
+    killed(Lease(address, tmp_path / "a", rhythm=Rhythm(10, 1e9)))
+    # One that is still there is watched, whatever the file says.
+    Lease(address, tmp_path / "a", said.append, QUICK).release()
+    assert "had it; waiting" in said[0]
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b'{"owner": 1}'])

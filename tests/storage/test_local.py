@@ -95,6 +95,16 @@ def test_a_stager_that_was_killed_or_failed_goes_on(data, bucket):
     assert sorted(p.name for p in folder.iterdir()) == ["a", "y"]
 
 
+def test_what_could_not_be_brought_is_not_taken_for_the_new_content(data, bucket):
+    folder = storage.staged(data)
+    Store(data).write("y", b"876")  # of the same size
+    bucket.proxy.fail(403, name="y")
+    with pytest.raises(StorageError, match="data/y: permission denied"):
+        storage.staged(data)
+    assert storage.staged(data) == folder
+    assert (folder / "y").read_bytes() == b"876"
+
+
 def test_no_data_and_no_room_are_one_line(data, bucket, monkeypatch, tmp_path):
     with pytest.raises(StorageError, match=r"^gs://.*/nothing: no such folder of data$"):
         storage.staged(bucket.address / "nothing")

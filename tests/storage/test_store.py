@@ -9,7 +9,7 @@ import pytest
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.storage import Address, local_only, place
-from dmphn_jax.storage.store import ChangedError, StorageError, Store
+from dmphn_jax.storage.store import ChangedError, Item, StorageError, Store
 
 
 def test_a_place_is_a_path_or_an_address(tmp_path):
@@ -148,10 +148,36 @@ def test_an_object_that_changes_while_it_is_brought_is_one_line(bucket, tmp_path
         store.download(item, tmp_path / "x")
 
 
-def test_no_client_is_one_line(monkeypatch):
+def test_no_credentials_are_one_line(monkeypatch):
+    default = pytest.importorskip("google.auth")
+    from google.auth.exceptions import DefaultCredentialsError
+
+    def none(*_, **__):
+        raise DefaultCredentialsError("They were not found. Of what follows there is much.")
+
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(default, "default", none)
+    line = r"^gs://bkt/run/x: no valid credentials \(They were not found\): gcloud auth application"
+    for work in (Store(Address("bkt", "run")).read, Store(Address("bkt", "run")).has):
+        with pytest.raises(StorageError, match=line):
+            work("x")
+
+
+def test_no_client_is_one_line(monkeypatch, tmp_path):
     cloud = pytest.importorskip("google.cloud")
     monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
     monkeypatch.delattr(cloud, "storage", raising=False)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
-    with pytest.raises(UserError, match=r"pip install 'dmphn_jax\[gcs\]'"):
-        Store(Address("bkt")).list()
+    store, item = Store(Address("bkt")), Item("x", 1, "", 1)
+    for work in (
+        lambda: store.list(),
+        lambda: store.holds_any(),
+        lambda: store.has("x"),
+        lambda: store.read("x"),
+        lambda: store.write("x", b""),
+        lambda: store.upload("x", tmp_path / "x"),
+        lambda: store.download(item, tmp_path / "x"),
+        lambda: store.delete("x"),
+    ):
+        with pytest.raises(UserError, match=r"^gs:// needs .* pip install 'dmphn_jax\[gcs\]'$"):
+            work()
