@@ -31,7 +31,7 @@ $COMMON_FLAGS
   --runtime VERSION     of the TPU software (by the accelerator)
   --wait MINUTES        give up waiting for machines after this long; 0: never (0)
   --delete-after        give the machines back when the run has come to its end
-A PLACE is gs://BUCKET/FOLDER (data are copied to every host, the run's folder is mounted),
+A PLACE is gs://BUCKET/FOLDER (data are copied to every host; the run writes to the bucket itself),
 HOST:/SHARE (NFS), or a path on the hosts.
 TEXT
 }
@@ -58,7 +58,7 @@ check_train() {
   need_kind "$action"
   local data=${DATA:-} workdir=${WORKDIR:-}
   [[ $data != *:/* ]] || data=data
-  [[ $workdir != *:/* ]] || workdir=run
+  [[ $workdir != *:/* || $workdir == gs://* ]] || workdir=run
   need_work "$data" "$workdir"
   [[ $action == run ]] || need DATA gs://my-bucket/gopro
   if [[ $action == run ]]; then

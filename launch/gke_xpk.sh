@@ -29,7 +29,7 @@ $COMMON_FLAGS
   --slices N            TPU slices (1)
   --nodes N             GPU nodes (1)
   --storage NAMES       volumes that \`xpk storage\` knows, separated by commas; --data and
-                        --workdir are paths on them
+                        --workdir are paths on them, or gs://BUCKET/FOLDER
   --spot                run on spot machines
 A pod that was preempted, or stopped and saved (status 75), is started again with all others.
 TEXT

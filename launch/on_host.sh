@@ -2,7 +2,7 @@
 # One host's part of a job, called by cloud_tpu.sh and hosts.sh over ssh. It runs in the checkout.
 #
 #   launch/on_host.sh install EXTRA          its own Python and packages, once per version
-#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts the run's folder
+#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts a run's folder of NFS
 #   launch/on_host.sh idle                   fails if a run is at work here
 #   launch/on_host.sh start [flags]          trains in the background; nothing if it does already;
 #                                            "deblur" or "evaluate" with its flags runs that
@@ -31,14 +31,14 @@ install() {
   [[ -x $uv ]] || python3 -m pip install --quiet --user uv
   lock=requirements/py${python/./}.txt
   [[ -d .venv ]] || "$uv" venv --quiet --python "$python" .venv
-  "$uv" pip install --quiet --python .venv/bin/python -c "$lock" -e . ${extra:+"$extra"}
+  "$uv" pip install --quiet --python .venv/bin/python -c "$lock" -e '.[gcs]' ${extra:+"$extra"}
   echo "$(version) $extra" >"$state/installed"
 }
 
-# A bucket's data are copied to this host's disk, whose tiles are then mapped into memory; the
-# run's folder in a bucket is mounted. HOST:/SHARE is mounted by NFS; a path is a path.
+# A bucket's data are copied to this host's disk, whose tiles are then mapped into memory; a run
+# writes to a bucket itself. HOST:/SHARE is mounted by NFS; a path is a path.
 reach() {
-  local data=$1 workdir=$2 bucket prefix
+  local data=$1 workdir=$2
   let_go data "$data"
   let_go run "$workdir"
   case $data in
@@ -48,14 +48,7 @@ reach() {
     *:/*) mount_nfs "$data" data ;;
   esac
   case $workdir in
-    gs://*)
-      command -v gcsfuse >/dev/null ||
-        { echo "on_host.sh: gcsfuse is not installed on $(hostname)" >&2; exit 2; }
-      mkdir -p run
-      bucket=${workdir#gs://}/
-      prefix=${bucket#*/}
-      mountpoint -q run ||
-        gcsfuse --implicit-dirs ${prefix:+--only-dir "${prefix%/}"} "${bucket%%/*}" run ;;
+    gs://*) ;;
     *:/*) mount_nfs "$workdir" run ;;
   esac
 }

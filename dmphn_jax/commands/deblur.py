@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dmphn_jax import checkpoints
+from dmphn_jax import checkpoints, storage
 from dmphn_jax.commands.deblur_flags import FORMATS, extensions, parser
 from dmphn_jax.commands.film_flags import film_line, film_options, run_film_jobs
 from dmphn_jax.commands.network import load_network
@@ -35,6 +35,8 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if args.budget_ms and (args.ensemble or args.shift_ensemble):
         raise UserError("--budget-ms: measures single passes; leave the ensemble out")
+    for what, given in (("--output", args.output), *(("INPUT", path) for path in args.inputs)):
+        storage.local_only(what, given or "")
     # Slow to import, and not needed for --help.
     from dmphn_jax import places
     from dmphn_jax.inference.layout import plan

@@ -7,6 +7,7 @@ import io
 import shlex
 from pathlib import Path
 
+from dmphn_jax import storage
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import PRECISIONS
@@ -111,6 +112,9 @@ def main(argv: list[str]) -> int:
     for name in ("size", "count", "seed", "motion"):
         if name in given and args.data != "synthetic":
             raise UserError(f"--synthetic-{name} needs --data synthetic")
+    for flag in ("report", "save_images", "per_image"):
+        if value := getattr(args, flag):
+            storage.local_only(f"--{flag.replace('_', '-')}", value)
     if args.su_frames and args.data != "video_deblurring":
         raise UserError("--su-frames needs --data video_deblurring")
 

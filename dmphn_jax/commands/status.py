@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
+from dmphn_jax import storage
 from dmphn_jax.training import status
 
 DESCRIPTION = """\
@@ -23,10 +23,12 @@ def main(argv: list[str]) -> int:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="folder of the run")
+    parser.add_argument(
+        "workdir", metavar="WORKDIR", help="folder of the run, or gs://BUCKET/FOLDER"
+    )
     parser.add_argument("--json", action="store_true", help="print the fields, and `health`")
     args = parser.parse_args(argv)
-    fields = status.read(Path(args.workdir))
+    fields = status.read(storage.place(args.workdir))
     print(json.dumps(fields, indent=1) if args.json else text(fields))
     return 0 if fields["health"] == "ok" else 1
 

@@ -74,7 +74,7 @@ def test_a_fresh_run_creates_waits_installs_trains_and_leaves_the_machines(cloud
     assert "v2-alpha-tpuv6e" in create
     start = " ".join(cloud.calls()[-2])
     assert "--node all --worker all" in start
-    assert "--config.data.data_dir=data --workdir run --config.batch_size=64" in start
+    assert "--config.data.data_dir=data --workdir gs://b/runs/x --config.batch_size=64" in start
     assert "--node 0 --worker 0" in " ".join(cloud.calls()[-1])
 
 

@@ -108,11 +108,9 @@ def test_no_run_and_no_action_are_lines(host):
             [
                 "gcloud storage rsync --recursive --delete-unmatched-destination-objects "
                 "gs://b/gopro data",
-                "mountpoint -q run",
-                "gcsfuse --implicit-dirs --only-dir runs/x c run",
             ],
         ),
-        ("/mnt/data", "gs://c", ["mountpoint -q run", "gcsfuse --implicit-dirs c run"]),
+        ("/mnt/data", "gs://c", []),
         (
             "filer:/share",
             "/mnt/runs",
@@ -123,7 +121,7 @@ def test_no_run_and_no_action_are_lines(host):
 def test_data_are_copied_and_folders_mounted(tmp_path, data, workdir, calls):
     from tests.support.stand_ins import StandIns
 
-    programs = StandIns(tmp_path / "x", "gcloud", "gcsfuse", "mountpoint", "sudo")
+    programs = StandIns(tmp_path / "x", "gcloud", "mountpoint", "sudo")
     programs.reply("mountpoint", 1)
     checkout = tmp_path / "job" / "launch"
     checkout.mkdir(parents=True)
@@ -164,7 +162,7 @@ def test_its_own_python_is_installed_once_per_version(tmp_path):
     made, *installed = [" ".join(call) for call in programs.calls()]
     assert made == "uv venv --quiet --python 3.11 .venv"
     assert len(installed) == 2
-    assert all("-c requirements/py311.txt -e . jax[tpu]" in line for line in installed)
+    assert all("-c requirements/py311.txt -e .[gcs] jax[tpu]" in line for line in installed)
 
 
 def test_a_command_runs_in_training_s_place(host):
