@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
+
+Value = TypeVar("Value")
 
 
 class Computing(Protocol):
@@ -55,6 +57,11 @@ class Span:
         for span in self._wider:
             span.end()
 
+    def of(self, function: Callable[..., Value], *arguments: Any) -> Value:
+        """Returns `function(*arguments)`, whose run is one of the things."""
+        with self:
+            return function(*arguments)
+
     def __enter__(self) -> None:
         self.begin()
 
@@ -66,7 +73,7 @@ class Clock:
     """What a process spent its time on.
 
     Attributes:
-      decode, encode: pictures' files.
+      decode, encode: pictures' files; a film's frames, in parts.
       compute: images on the devices: from the end of their submission until their result is on the
         host, which waits for the computation.
       submit: submission of images: tracing a size's program, compiling it or taking it from the
