@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,11 +100,31 @@ def cache_compilations() -> None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # jax reads it itself
-    folder = cache_folder("compiled")
-    if folder is not None:  # a read-only home costs a compilation per run, nothing else
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # which jax reads itself
+        folder = cache_folder("compiled")
+        if folder is not None:  # a read-only home costs a compilation per run, nothing else
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default only what took a second to compile: a second start would compile the rest anew.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Pauses Python's cyclic garbage collection in its body, for a process that imports and loads.
+
+    Hundreds of thousands of objects are made there that stay to the end, and the collector would
+    go through them again and again. Those that are there when the body ends are left out of later
+    collections too, among them the one at the process's end.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @functools.cache

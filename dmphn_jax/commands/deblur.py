@@ -206,16 +206,18 @@ def _report(
     interrupted: bool = False,
     elsewhere: Sequence[str] = (),
 ) -> None:
-    """Prints a line per failure on stderr, the summary on stdout."""
+    """Prints a line per failure on stderr, the summary and the timings on stdout."""
+    from dmphn_jax.inference.clock import CLOCK
+
     sys.stdout.flush()
     for line in tally.failures:
         print(f"dmphn: failed: {line}", file=sys.stderr)
-    if args.quiet:
-        return
-    for line in tally.summary(args.output, interrupted=interrupted, elsewhere=elsewhere):
+    summary = tally.summary(args.output, interrupted=interrupted, elsewhere=elsewhere)
+    lines = [] if args.quiet else [*summary]
+    for line in lines + ([str(CLOCK)] if args.timings else []):
         print(line)
     sys.stdout.flush()
-    if interrupted:
+    if interrupted and not args.quiet:
         print("interrupted: run the same command again to do the rest", file=sys.stderr)
 
 

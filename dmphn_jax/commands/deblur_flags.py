@@ -147,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
         "the launcher tells)",
     )
     add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
+    add("--timings", action="store_true", help="say at the end where the seconds went")
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     add_film_flags(result)
     return result

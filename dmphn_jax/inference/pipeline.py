@@ -22,6 +22,7 @@ from dmphn_jax.images import (
     read_size,
 )
 from dmphn_jax.images import write_image as write
+from dmphn_jax.inference.clock import CLOCK
 from dmphn_jax.inference.jobs import Job
 from dmphn_jax.runtime import cores
 
@@ -175,7 +176,8 @@ class _Pipeline:
         cost = header.width * header.height
         self._budget.acquire(cost)
         try:
-            return read_image(job.source, max_pixels=self._max_pixels), cost
+            with CLOCK.decode:
+                return read_image(job.source, max_pixels=self._max_pixels), cost
         except BaseException:
             self._budget.release(cost)
             raise
@@ -212,7 +214,8 @@ class _Pipeline:
 
     def _encode(self, job: Job, image: Image, cost: int) -> tuple[str, ...]:
         try:
-            return write(job.output, image, quality=self._quality)
+            with CLOCK.encode:
+                return write(job.output, image, quality=self._quality)
         finally:
             self._budget.release(cost)
 

@@ -135,7 +135,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
     import jax.numpy as jnp
 
     image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
-    return jax.eval_shape(build(config).init, jax.random.key(0), image)["params"]
+    module = build(config)
+    return jax.eval_shape(lambda image: module.init(jax.random.key(0), image), image)["params"]
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:
