@@ -45,7 +45,8 @@ class Operation:
       cycles: the compiler's estimate for once; None where it has none.
       where: the model's own name, such as "stage_1/level_3/encoder/block_1/conv_1", with
         "gradient of " before it in a backward pass; JAX's name where no model is in it.
-      moves: whether it computes nothing: a copy, or a fusion of what only moves.
+      moves: whether it computes nothing: a copy, or a fusion of what only moves. A prefetch, which
+        brings a tensor as it lies into a TPU's own memory while others compute, is none.
       convolution: whether it is a convolution, or a fusion around one.
     """
 
@@ -73,6 +74,7 @@ class Operation:
 @dataclasses.dataclass(frozen=True)
 class _Raw:
     name: str
+    kind: str
     rest: str
     opcode: str
     shapes: Shapes
@@ -150,7 +152,7 @@ def _parse(name: str, rest: str) -> _Raw:
         (dtype, tuple(int(n) for n in sizes.split(",") if n))
         for dtype, sizes in _ARRAY.findall(kind)
     )
-    return _Raw(name, after, opcode[1] if opcode else "", shapes)
+    return _Raw(name, kind, after, opcode[1] if opcode else "", shapes)
 
 
 def _collect(
@@ -202,11 +204,23 @@ def _operation(raw: _Raw, read: int, times: int, computations: dict[str, list[_R
         times=times,
         cycles=int(estimate[1]) if estimate else None,
         where=model_name(label[1]) if label else "",
-        moves=all(part.opcode in MOVES for part in parts),
+        moves=all(part.opcode in MOVES for part in parts) and not _prefetch(raw),
         convolution=any(
             part.opcode == "convolution" or '"__cudnn$conv' in part.rest for part in parts
         ),
     )
+
+
+_PLACED = re.compile(r"\b(?:pred|[suf]\d+|bf16)\[[\d,]*\]\{[^}]*\}")
+_SPACE = re.compile(r"S\(\d+\)")  # of memory, within a layout
+
+
+def _prefetch(raw: _Raw) -> bool:
+    """Tells whether an asynchronous copy changes the space of memory alone, or nothing."""
+    if raw.opcode != "copy-start":
+        return False
+    target, source = _PLACED.findall(raw.kind)[:2]
+    return _SPACE.sub("", target) == _SPACE.sub("", source)
 
 
 def _fused(raw: _Raw, computations: dict[str, list[_Raw]]) -> list[_Raw]:
@@ -234,6 +248,6 @@ def model_name(op_name: str) -> str:
     start = next((i for i, part in enumerate(parts) if re.fullmatch(r"stage_\d+", part)), None)
     if start is None:
         return op_name
-    named = itertools.takewhile(_MODULE.fullmatch, parts[start:])
+    named = filter(_MODULE.fullmatch, parts[start:])  # "checkpoint" may lie between
     backward = any("transpose(" in part for part in parts[:start])
     return ("gradient of " if backward else "") + "/".join(n.partition(".")[0] for n in named)

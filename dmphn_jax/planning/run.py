@@ -18,7 +18,11 @@ from dmphn_jax.planning import machines
 from dmphn_jax.planning.request import Compiled, Request
 
 _INSTALL = {
-    "tpu": ("libtpu", "pip install libtpu (make plan builds .venv-plan with it)"),
+    "tpu": (
+        "libtpu",
+        "pip install libtpu, or set TPU_LIBRARY_PATH to its libtpu.so (make plan builds .venv-plan "
+        "with it)",
+    ),
     "cuda": (
         "jax_cuda13_plugin",
         'pip install "jax[cuda13]" (make plan-gpu builds .venv-plan-gpu with it)',
@@ -34,7 +38,9 @@ def ask(request: Request, progress: Callable[[str], None]) -> list[Compiled]:
     """
     machine = machines.parse(request.machine)
     module, install = _INSTALL[machine.chip.platform]
-    if importlib.util.find_spec(module) is None:
+    # JAX's own variable: a library that lies outside of this environment.
+    library = os.environ.get("TPU_LIBRARY_PATH", "") if machine.chip.platform == "tpu" else ""
+    if not os.path.isfile(library) and importlib.util.find_spec(module) is None:
         raise UserError(f"--devices {machine.name}: its compiler is not installed: {install}")
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(

@@ -112,6 +112,7 @@ def test_nothing_fits():
 
 def test_a_compiler_that_is_not_installed_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     for devices, install in (("v5e:2x2", "libtpu"), ("h100:1", "jax[cuda13]")):
         argv = ["--model", "stack4", "--devices", devices]
         assert run_command(plan.main, argv) == 2
