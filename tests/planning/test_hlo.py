@@ -75,6 +75,16 @@ def test_a_prefetch_into_a_tpus_own_memory_is_no_move(target, moves):
     )
     found = hlo.operations(TOLD.replace("  %early", copied + "  %early"))
     assert len(hlo.moving(found, 8 * 64)) == 2 + moves
+    (copy,) = [op for op in found if op.name == "c"]
+    assert copy.traffic == 8 * 64 * 2 * (1 if "S(1)" in target else 2)
+
+
+def test_traffic_leaves_out_a_tpus_own_memory():
+    text = TOLD.replace("f32[8]{0}) fusion", "f32[8]{0:T(128)S(1)}) fusion")
+    found = {op.name: op.traffic for op in hlo.operations(text)}
+    assert found["early"] == 8 * 64 * 2 + 8 * 64 * 4
+    assert found["g"] == 2 * 8 * 64 * 2
+    assert found["d"] == 0
 
 
 def test_bytes_of_tuples():
