@@ -81,7 +81,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns features in the compute dtype; the first convolution is float32."""
+        """Returns features in the compute dtype; the first convolution is `blocks.Encoder`'s."""
         batch, height, width, _ = x.shape
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns an image; the last convolution and the image are float32."""
+        """Returns an image in float32; the last convolution is that of `blocks.Decoder`."""
         batch, height, width, _ = x.shape
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
