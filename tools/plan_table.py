@@ -36,14 +36,13 @@ ROWS: dict[str, list[tuple[str, str, list[str]]]] = {
         ("Stack(4), a 720p frame on each chip", "v5e:2x2", _frame("stack4")),
         ("DMPHN(1-2-4), step, 8 crops a chip", "v5e:2x2", _step("configs/dmphn.py:1-2-4", "32")),
         ("Stack(4), step, 2 crops a chip", "v5e:2x2", _step("configs/stack4.py", "8")),
-        ("Stack(4), step, 8 crops a chip", "v5e:2x2", _step("configs/stack4.py", "32")),
+        ("Stack(4), step, 16 crops a chip", "v5e:2x2", _step("configs/stack4.py", "64")),
         ("DMPHN(1-2-4), a 720p frame on each chip", "v6e:2x2", _frame("dmphn_1_2_4")),
         ("DMPHN(1-2-4), step, 8 crops a chip", "v6e:2x2", _step("configs/dmphn.py:1-2-4", "32")),
-        ("Stack(4), step, 8 crops a chip", "v6e:2x2", _step("configs/stack4.py", "32")),
     ],
     "PODS": [
-        ("Stack(4), step, 8 crops a chip", "v5e:16x16", _step("configs/stack4.py", "2048")),
-        ("Stack(4), step, 8 crops a chip", "v6e:16x16", _step("configs/stack4.py", "2048")),
+        ("Stack(4), step, 1 crop a chip", "v5e:16x16", _step("configs/stack4.py", "256")),
+        ("Stack(4), step, 1 crop a chip", "v6e:16x16", _step("configs/stack4.py", "256")),
     ],
     "GPU": [
         ("DMPHN(1-2-4), a 720p frame", "h100:1", _frame("dmphn_1_2_4")),

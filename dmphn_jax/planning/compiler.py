@@ -200,9 +200,7 @@ def _read(compiled: Any, program: programs.Lowered, request: Request) -> dict[st
             for op in hlo.collectives(found)
         ),
         "operations": cost.get("flops"),
-        # XLA's own sum counts a TPU's own memory too, whose bandwidth is another.
-        "bytes": (cycles is None and cost.get("bytes accessed"))
-        or sum(op.traffic * op.times for op in found) / turns,
+        "bytes": sum(op.traffic * op.times for op in found) / turns,
         "cycles": None if cycles is None else cycles // turns,
         "moves": sum(op.times for op in moves) // turns,
         "moves_cycles": sum((op.cycles or 0) * op.times for op in moves) // turns,

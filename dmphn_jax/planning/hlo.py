@@ -43,7 +43,7 @@ class Operation:
       shapes: (dtype, dimensions) of every array of its result.
       read: bytes of its operands, without the padding of the device's tiles.
       traffic: bytes that it reads from and writes to the device's memory; what lies in a TPU's own
-        memory is left out. Arrays that it uses a part of count whole, except of prefetches.
+        memory is left out. Arrays that it uses a part of count whole, but not of mere slices.
       times: how often it runs in one call of the program.
       cycles: the compiler's estimate for once; None where it has none.
       where: the model's own name, such as "stage_1/level_3/encoder/block_1/conv_1", with
@@ -223,7 +223,7 @@ def _operation(
         opcode=target[1] if target else raw.opcode,
         shapes=raw.shapes,
         read=sum(_size(part.shapes) for part in operands),
-        traffic=_traffic(raw, operands),
+        traffic=_traffic(raw, [raw] if all(part.opcode == "slice" for part in parts) else operands),
         times=times,
         cycles=int(estimate[1]) if estimate else None,
         where=model_name(label[1]) if label else "",

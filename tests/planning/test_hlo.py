@@ -85,6 +85,10 @@ def test_traffic_leaves_out_a_tpus_own_memory():
     assert found["early"] == 8 * 64 * 2 + 8 * 64 * 4
     assert found["g"] == 2 * 8 * 64 * 2
     assert found["d"] == 0
+    sliced = TOLD.replace("transpose(%p)", "slice(%p)").replace("copy(%t)", "slice(%t)")
+    sliced = sliced.replace("%f = bf16[64,8]", "%f = bf16[4]")
+    found = {op.name: op.traffic for op in hlo.operations(sliced)}
+    assert found["f"] == 2 * 4 * 2
 
 
 def test_bytes_of_tuples():
