@@ -18,6 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax.planning.report import by_kind
+from dmphn_jax.planning.request import Exchange
+
 _CROPS = ["--precision", "bfloat16", "--config.data.feed=host"]
 
 
@@ -111,7 +114,8 @@ def _cells(plan: dict[str, Any], gpu: bool) -> list[str]:
         estimate = plan["estimated_seconds"]
         other = [f"{plan['cycles'] / 1e6:.0f}", f"{1e3 * estimate:.0f} ms" if estimate else "-"]
     exchanges = ", ".join(
-        f"{item['times']} of {item['bytes'] / 1e6:.1f} MB" for item in plan["exchanges"]
+        f"{times} {kind}, {size / 1e6:.1f} MB"
+        for kind, times, size in by_kind([Exchange(**item) for item in plan["exchanges"]])
     )
     return [
         plan["layout"],

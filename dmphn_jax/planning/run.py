@@ -49,7 +49,7 @@ def ask(request: Request, progress: Callable[[str], None]) -> list[Compiled]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=os.environ | _environment(machine.chip.platform),
+            env=os.environ | environment(machine.chip.platform),
         )
         try:
             answer = _converse(process, request, progress)
@@ -82,7 +82,7 @@ def _converse(
     return {}
 
 
-def _environment(platform: str) -> dict[str, str]:
+def environment(platform: str) -> dict[str, str]:
     """Returns what the process needs: JAX itself computes nowhere but on the CPU."""
     common = {"JAX_PLATFORMS": "cpu", "DMPHN_CPU_KERNELS": "0"}
     if platform == "tpu":

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dmphn_jax.planning.run import environment as planning_environment
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -90,6 +92,39 @@ def test_a_training_step_for_a_tpu_slice(tmp_path):
     (exchange,) = made["exchanges"]
     assert (exchange["kind"], exchange["times"]) == ("all-reduce", 1)
     assert 0 <= exchange["bytes"] - made["memory_per_chip"]["parameters"] < 1000
+
+
+MANY = """
+import re
+import jax, numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from dmphn_jax.runtime import exchange_options
+
+devices = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices
+mesh = Mesh(np.array(devices), ("data",))
+one = jax.ShapeDtypeStruct((8, 128), "float32", sharding=NamedSharding(mesh, PartitionSpec()))
+mean = jax.shard_map(
+    lambda tree: jax.lax.pmean([2 * x for x in tree], "data"),
+    mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False,
+)
+program = jax.jit(mean, compiler_options=exchange_options(devices)).trace([one] * 300)
+text = program.lower(lowering_platforms=("tpu",)).compile().as_text()
+print("exchanges", len(re.findall(r" all-reduce(?:-start)?\\(", text)))
+"""
+
+
+def test_more_than_256_gradients_meet_in_one_exchange():
+    python = interpreter(".venv-plan", "libtpu")
+    named = {"TPU_LIBRARY_PATH": str(library())} if library().is_file() else {}
+    done = subprocess.run(
+        [python, "-c", MANY],
+        cwd=ROOT,
+        env=os.environ | planning_environment("tpu") | {"PYTHONPATH": str(ROOT)} | named,
+        capture_output=True,
+        text=True,
+    )
+    assert "exchanges 1\n" in done.stdout, done.stderr
 
 
 def test_one_image_on_a_tpu_is_cut_into_strips_without_a_copy(tmp_path):
