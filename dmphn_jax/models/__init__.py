@@ -51,8 +51,8 @@ def build(
 
     Args:
       config: the model.
-      dtype: compute dtype, one of `PRECISIONS`; parameters, images and the convolutions
-        that read and write images stay float32.
+      dtype: compute dtype, one of `PRECISIONS`; parameters and images stay float32, and the
+        convolutions that read and write images keep more of them: `blocks.image_precision`.
       remat: recompute each encoder's and decoder's activations in the backward pass.
       convolutions: the formulation of the convolutions, such as `convolutions_for(platform)`;
         XLA's own (`models.convolutions.XLA`) by default.
