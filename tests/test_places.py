@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import subprocess
 import sys
@@ -82,3 +83,14 @@ def test_asking_starts_nothing():
         check=True,
     )
     assert done.stdout == "process 2 of 3\nFalse\n"
+
+
+@pytest.mark.parametrize(("chips", "bounds"), [(0, None), (4, "2,2,1"), (8, "2,4,1")])
+def test_a_host_of_a_slice_keeps_to_its_own_chips(chips, bounds, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"MEGASCALE_NUM_SLICES": "2", "HOME": "/"})
+    accelerators = [f"/dev/accel{i}" for i in range(chips)]
+    monkeypatch.setattr(glob, "glob", lambda pattern: accelerators if "accel" in pattern else [])
+    places.keep_to_own_chips()
+    assert os.environ.get("TPU_CHIPS_PER_PROCESS_BOUNDS") == bounds
+    assert os.environ.get("TPU_PROCESS_BOUNDS") == (bounds and "1,1,1")
+    assert ("MEGASCALE_NUM_SLICES" in os.environ) == (bounds is None)
