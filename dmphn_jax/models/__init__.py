@@ -134,8 +134,10 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from dmphn_jax.models.convolutions import ShapesOnly
+
     image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
-    module = build(config)
+    module = build(config, convolutions=ShapesOnly())
     return jax.eval_shape(lambda image: module.init(jax.random.key(0), image), image)["params"]
 
 

@@ -19,19 +19,9 @@ sys.exit(status)
 # What training, data, figures, films and other formats take: seconds, for nothing here.
 _NOT_HERE = (
     *("optax", "grain", "array_record", "tensorflow", "tensorflow_datasets", "clu", "tensorboardX"),
-    *(
-        "orbax",
-        "ml_collections",
-        "matplotlib",
-        "pandas",
-        "scipy",
-        "adjustText",
-        "av",
-        "torch",
-        "IPython",
-    ),
+    *("orbax", "ml_collections", "matplotlib", "pandas", "scipy", "adjustText", "av", "torch"),
     *("dmphn_jax.training", "dmphn_jax.data", "dmphn_jax.evaluation", "dmphn_jax.benchmarking"),
-    *("dmphn_jax.planning", "tfds_gopro", "flax.training", "flax.nnx"),
+    *("dmphn_jax.planning", "tfds_gopro", "flax.training", "flax.nnx", "IPython"),
 )
 
 
