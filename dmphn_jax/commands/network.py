@@ -34,20 +34,36 @@ class Network(NamedTuple):
 
 def load_network(args: argparse.Namespace) -> Network:
     """Loads the network and puts around it what the flags ask for."""
+    from dmphn_jax.runtime import without_collection
+
+    with without_collection():
+        return _load_network(args)
+
+
+def _load_network(args: argparse.Namespace) -> Network:
+    import jax
+
+    from dmphn_jax.inference.clock import CLOCK
     from dmphn_jax.inference.deblurrer import Deblurrer
     from dmphn_jax.inference.depth import WithinBudget
     from dmphn_jax.inference.ensembles import Ensemble, SelfEnsemble, ShiftEnsemble
+    from dmphn_jax.models import convolutions_for
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
-    deblurrer = Deblurrer(
-        checkpoints.resolve(args.checkpoint, quiet=args.quiet),
-        stages=args.stages,
-        precision=args.precision,
-        tile=args.tile,
-        overlap=args.overlap,
-        split_rows=args.split_rows,
-    )
+    CLOCK.count_programs()
+    CLOCK.imported()
+    with CLOCK.kernels:
+        convolutions_for(jax.local_devices()[0].platform)
+    with CLOCK.checkpoint:
+        deblurrer = Deblurrer(
+            checkpoints.resolve(args.checkpoint, quiet=args.quiet),
+            stages=args.stages,
+            precision=args.precision,
+            tile=args.tile,
+            overlap=args.overlap,
+            split_rows=args.split_rows,
+        )
     network: Deblurrer | WithinBudget = deblurrer
     ensemble: Ensemble | None = None
     if args.budget_ms:
@@ -58,7 +74,7 @@ def load_network(args: argparse.Namespace) -> Network:
         ensemble = ShiftEnsemble(deblurrer, deblurrer.config)
     flags = ("stages", "budget_ms", "precision", "ensemble", "shift_ensemble", "tile", "overlap")
     return Network(
-        submit=(ensemble or network).submit,
+        submit=CLOCK.measured((ensemble or network).submit),
         compile_for=lambda sizes: network.compile_for(ensemble.sizes(sizes) if ensemble else sizes),
         at_once=1 if args.split_rows else len(deblurrer.devices),
         model={
