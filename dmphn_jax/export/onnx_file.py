@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import onnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from onnx import helper
 
-from dmphn_jax.errors import UserError
-from dmphn_jax.export.onnx_graph import Graph, Value, constant
+from dmphn_jax.export.onnx_graph import Graph, constant
 from dmphn_jax.export.onnx_rules import RULES
 from dmphn_jax.export.options import Options, card
 from dmphn_jax.export.program import blurry, program
+from dmphn_jax.export.walk import walk
 from dmphn_jax.models import ModelConfig, parameter_name
 from dmphn_jax.models.convolutions import DilatedConvolutions
 
@@ -44,7 +44,8 @@ def model(params: dict[str, Any], config: ModelConfig, options: Options) -> onnx
     graph = Graph(INPUT, spec.shape, spec.dtype)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     weights = [constant(leaf, parameter_name(path)) for path, leaf in leaves]
-    (sharp,) = _translate(graph, traced, [*weights, graph.input])
+    rules = {name: functools.partial(rule, graph) for name, rule in RULES.items()}
+    (sharp,) = walk(traced, [*weights, graph.input], rules, constant, "onnx")
     nodes = graph.finish(sharp, OUTPUT)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
     sizes = [size if isinstance(size, int) else str(size) for size in spec.shape]
@@ -61,30 +62,3 @@ def model(params: dict[str, Any], config: ModelConfig, options: Options) -> onnx
         ir_version=_IR_VERSION,
         producer_name="dmphn_jax",
     )
-
-
-def _translate(graph: Graph, traced: ClosedJaxpr, arguments: list[Value]) -> list[Value]:
-    """Adds the nodes of a traced function to a graph; returns its results."""
-    jaxpr: Jaxpr = traced.jaxpr
-    values = dict(zip(jaxpr.constvars, map(constant, traced.consts), strict=True))
-    values |= dict(zip(jaxpr.invars, arguments, strict=True))
-
-    def value_of(atom: Any) -> Value:
-        if not isinstance(atom, Literal):
-            return values[atom]
-        return constant(np.asarray(atom.val, atom.aval.dtype))
-
-    for eqn in jaxpr.eqns:
-        name, inputs = eqn.primitive.name, [value_of(atom) for atom in eqn.invars]
-        inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
-        if isinstance(inner, ClosedJaxpr):  # a function within: jit, custom_vjp_call, ...
-            results = _translate(graph, inner, inputs)
-        elif name in RULES:
-            try:
-                results = [RULES[name](graph, eqn, inputs)]
-            except NotImplementedError as error:
-                raise UserError(f"--format onnx: not written here: {error}") from None
-        else:
-            raise UserError(f"--format onnx: JAX's operation {name} has no rule here")
-        values |= dict(zip(eqn.outvars, results, strict=True))
-    return [value_of(atom) for atom in jaxpr.outvars]

@@ -167,21 +167,26 @@ class Graph:
         uses = collections.Counter(name for node in self.nodes for name in node.input)
         makers = {node.output[0]: node for node in self.nodes}
         vectors: dict[str, str] = {}
-        for node in list(self.nodes):
-            maker = makers.get(node.input[0]) if node.op_type == "Add" else None
+        for node in [node for node in self.nodes if node.op_type == "Add"]:
+            ours, bias = node.input if node.input[0] in makers else reversed(node.input)
+            maker = makers.get(ours)
             if maker is None or maker.op_type not in ("Conv", "ConvTranspose"):
                 continue
-            bias = self.initializers.get(node.input[1])
-            if bias is None or uses[maker.output[0]] > 1 or len(maker.input) > 2:
+            if uses[ours] > 1 or len(maker.input) > 2 or not self._is_per_channel(bias):
                 continue
-            if [size for axis, size in enumerate(bias.dims) if axis != 1] != [1, 1, 1]:
-                continue
-            if bias.name not in vectors:
-                vectors[bias.name] = self.initializer(numpy_helper.to_array(bias).ravel(), bias.name)
-            maker.input.append(vectors[bias.name])
+            if bias not in vectors:
+                values = numpy_helper.to_array(self.initializers[bias])
+                vectors[bias] = self.initializer(values.ravel(), bias)
+            maker.input.append(vectors[bias])
             maker.output[0] = node.output[0]
             makers[node.output[0]] = maker
             self.nodes.remove(node)
+
+    def _is_per_channel(self, name: str) -> bool:
+        """Whether a tensor is a constant of the shape (1, C, 1, 1)."""
+        found = self.initializers.get(name)
+        sizes = [] if found is None else list(found.dims)
+        return len(sizes) == 4 and sizes[:1] + sizes[2:] == [1, 1, 1]
 
 
 _OPERATORS: dict[type[ast.operator], str] = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}

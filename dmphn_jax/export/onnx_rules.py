@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.lax import ConvDimensionNumbers, RoundingMethod
 from onnx import helper
 
 from dmphn_jax.export.onnx_graph import Graph, Order, Value, constant, identity
+from dmphn_jax.export.walk import result_of
 
 Rule = Callable[[Graph, JaxprEqn, list[Value]], Value]
 
@@ -38,17 +40,17 @@ def elementwise(
     graph: Graph, eqn: JaxprEqn, values: Sequence[Value], op: str, **attributes: Any
 ) -> Value:
     """Adds a node for an operation on the elements of arrays, which broadcast as in NumPy."""
-    shape, dtype = eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype
+    result = result_of(eqn)
     if all(value.constant is not None for value in values):
         return _folded(eqn, values)
-    rank = len(shape)
+    rank = len(result.shape)
     order = next((v.order for v in values if v.order not in ((), identity(rank))), identity(rank))
     names = [graph.tensor(value, order if value.shape else ()) for value in values]
     stored = tuple(
         next((v.stored[axis] for v in values if v.shape and v.stored[axis] != 1), 1)
         for axis in range(rank)
     )
-    return Value(shape, stored, order, dtype, graph.node(op, names, **attributes))
+    return Value(result.shape, stored, order, result.dtype, graph.node(op, names, **attributes))
 
 
 def _folded(eqn: JaxprEqn, values: Sequence[Value]) -> Value:
@@ -57,7 +59,7 @@ def _folded(eqn: JaxprEqn, values: Sequence[Value]) -> Value:
     stored = np.broadcast_shapes(*(array.shape for array in arrays if array is not None))
     result = np.asarray(eqn.primitive.bind(*arrays, **eqn.params))
     name = max(values, key=lambda value: len(value.shape)).name
-    shape = eqn.outvars[0].aval.shape
+    shape = result_of(eqn).shape
     return Value(shape, stored, identity(len(shape)), result.dtype, name, result)
 
 
@@ -118,7 +120,7 @@ def _iota(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
 
 
 def _size_as_value(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
-    dtype = eqn.outvars[0].aval.dtype
+    dtype = result_of(eqn).dtype
     to = helper.np_dtype_to_tensor_dtype(dtype)
     name = graph.node("Cast", [graph.size(eqn.params["dim"])], to=to)
     return Value((), (), (), dtype, name)
@@ -134,14 +136,16 @@ def _transpose(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
 
 
 def _reshape(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
-    (x,), shape = values, eqn.outvars[0].aval.shape
+    (x,), shape = values, result_of(eqn).shape
     if x.constant is not None and x.stored == x.shape:
         return constant(x.constant.reshape(shape), x.name)
     groups = _groups(x.shape, shape)
     first, second = identity(len(x.shape)), identity(len(shape))
     if groups is not None:
         place = {axis: i for i, axis in enumerate(x.order)}
-        in_place = all(place[b] == place[a] + 1 for s, _ in groups for a, b in zip(s, s[1:]))
+        in_place = all(
+            place[b] == place[a] + 1 for s, _ in groups for a, b in itertools.pairwise(s)
+        )
         if in_place:  # what is merged lies together as it is
             groups = sorted(groups, key=lambda group: place[group[0][0]])
         elif len(groups) == 4 == len(shape):  # patches cut or joined: a convolution is next
@@ -180,7 +184,7 @@ def _groups(source: Sequence[Any], target: Sequence[Any]) -> list[tuple[Order, O
 
 
 def _slice(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
-    (x,), shape = values, eqn.outvars[0].aval.shape
+    (x,), shape = values, result_of(eqn).shape
     starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
     strides = eqn.params["strides"] or (1,) * len(shape)
     cut = [
@@ -199,7 +203,7 @@ def _slice(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
 def _gather(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
     """Of gathers only that which takes whole slices along one axis, as `x[:, index]` does."""
     x, index = values
-    numbers, shape = eqn.params["dimension_numbers"], eqn.outvars[0].aval.shape
+    numbers, shape = eqn.params["dimension_numbers"], result_of(eqn).shape
     axis = numbers.collapsed_slice_dims[0] if len(numbers.collapsed_slice_dims) == 1 else -1
     others = tuple(i for i in range(len(x.shape)) if i != axis)
     sizes = tuple(1 if i == axis else size for i, size in enumerate(x.shape))
@@ -224,7 +228,7 @@ def _sum(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
     order = tuple(kept.index(axis) for axis in x.order if axis in kept)
     places = graph.sizes([x.order.index(axis) for axis in axes])
     name = graph.node("ReduceSum", [graph.tensor(x, whole=True), places], keepdims=0)
-    shape = eqn.outvars[0].aval.shape
+    shape = result_of(eqn).shape
     return Value(shape, shape, order, x.dtype, name)
 
 
@@ -245,8 +249,8 @@ def _dot(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
     )
     names = [graph.tensor(value, whole=True) for value in values]
     name = graph.node("Einsum", names, equation=f"{left},{right}->{''.join(out)}")
-    shape, dtype = eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype
-    return Value(shape, shape, identity(len(shape)), dtype, name)
+    result = result_of(eqn)
+    return Value(result.shape, result.shape, identity(len(result.shape)), result.dtype, name)
 
 
 def _convolve(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
@@ -257,10 +261,10 @@ def _convolve(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
         raise NotImplementedError("a convolution other than of images with constant weights")
     padding, sizes = params["padding"], [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
     attributes = {"kernel_shape": sizes, "group": params["feature_group_count"]}
-    source, op = graph.tensor(x, numbers.lhs_spec, whole=True), "Conv"
+    source, op = graph.tensor(x, tuple(numbers.lhs_spec), whole=True), "Conv"
     if tuple(params["lhs_dilation"]) == (1, 1):
         attributes |= {"strides": params["window_strides"], "dilations": params["rhs_dilation"]}
-        weights = graph.tensor(kernel, numbers.rhs_spec)
+        weights = graph.tensor(kernel, tuple(numbers.rhs_spec))
     else:
         plain = params["window_strides"], params["rhs_dilation"], params["feature_group_count"]
         if tuple(map(tuple, plain[:2])) != ((1, 1), (1, 1)) or plain[2] != 1:
@@ -271,14 +275,13 @@ def _convolve(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
         out, inner, *spatial = numbers.rhs_spec
         weights = graph.tensor(_turned(kernel, tuple(spatial)), (inner, out, *spatial))
     attributes |= {"pads": [side[i] for i in (0, 1) for side in padding]}
-    shape = eqn.outvars[0].aval.shape
-    name = graph.node(op, [source, weights], **attributes)
-    return Value(shape, shape, tuple(numbers.out_spec), eqn.outvars[0].aval.dtype, name)
+    result, name = result_of(eqn), graph.node(op, [source, weights], **attributes)
+    return Value(result.shape, result.shape, tuple(numbers.out_spec), result.dtype, name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _turned(kernel: Value, axes: Order) -> Value:
-    return constant(np.flip(kernel.constant, axes), kernel.name)
+    return constant(np.flip(np.asarray(kernel.constant), axes), kernel.name)
 
 
 def _plain(op: str, attributes: dict[str, Any]) -> Rule:
