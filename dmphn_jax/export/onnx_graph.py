@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._tensors: dict[tuple[Any, ...], str] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
         self._sizes: dict[str, str] = {}
         self._count: collections.Counter[str] = collections.Counter()
 
@@ -69,13 +71,15 @@ class Graph:
         return name
 
     def initializer(self, array: np.ndarray, name: str) -> str:
-        """Adds a constant under its name, or one like it if that is taken."""
-        self._count[name] += 1
-        if name in self.initializers:
-            name = f"{name}_{self._count[name]}"
+        """Adds a constant under its name, or one like it if that is taken; equal ones once."""
         array = np.ascontiguousarray(array).reshape(array.shape)
-        self.initializers[name] = numpy_helper.from_array(array, name)
-        return name
+        key = (name, array.dtype, array.shape, hashlib.sha256(array.data).digest())
+        if key not in self._constants:
+            self._count[name] += 1
+            made = f"{name}_{self._count[name]}" if name in self.initializers else name
+            self.initializers[made] = numpy_helper.from_array(array, made)
+            self._constants[key] = made
+        return self._constants[key]
 
     def tensor(self, value: Value, order: Order | None = None, *, whole: bool = False) -> str:
         """Returns the name of the tensor that holds a value.
@@ -166,7 +170,6 @@ class Graph:
         """Gives convolutions the constants, one per channel, that are added to nothing but them."""
         uses = collections.Counter(name for node in self.nodes for name in node.input)
         makers = {node.output[0]: node for node in self.nodes}
-        vectors: dict[str, str] = {}
         for node in [node for node in self.nodes if node.op_type == "Add"]:
             ours, bias = node.input if node.input[0] in makers else reversed(node.input)
             maker = makers.get(ours)
@@ -174,10 +177,8 @@ class Graph:
                 continue
             if uses[ours] > 1 or len(maker.input) > 2 or not self._is_per_channel(bias):
                 continue
-            if bias not in vectors:
-                values = numpy_helper.to_array(self.initializers[bias])
-                vectors[bias] = self.initializer(values.ravel(), bias)
-            maker.input.append(vectors[bias])
+            values = numpy_helper.to_array(self.initializers[bias])
+            maker.input.append(self.initializer(values.ravel(), bias))
             maker.output[0] = node.output[0]
             makers[node.output[0]] = maker
             self.nodes.remove(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -273,15 +272,11 @@ def _convolve(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
         attributes |= {"strides": params["lhs_dilation"]}
         padding = [(n - 1 - low, n - 1 - high) for n, (low, high) in zip(sizes, padding)]
         out, inner, *spatial = numbers.rhs_spec
-        weights = graph.tensor(_turned(kernel, tuple(spatial)), (inner, out, *spatial))
+        turned = constant(np.flip(np.asarray(kernel.constant), spatial), kernel.name)
+        weights = graph.tensor(turned, (inner, out, *spatial))
     attributes |= {"pads": [side[i] for i in (0, 1) for side in padding]}
     result, name = result_of(eqn), graph.node(op, [source, weights], **attributes)
     return Value(result.shape, result.shape, tuple(numbers.out_spec), result.dtype, name)
-
-
-@functools.cache
-def _turned(kernel: Value, axes: Order) -> Value:
-    return constant(np.flip(np.asarray(kernel.constant), axes), kernel.name)
 
 
 def _plain(op: str, attributes: dict[str, Any]) -> Rule:

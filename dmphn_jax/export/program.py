@@ -28,10 +28,11 @@ def program(config: ModelConfig, options: Options, convolutions: Convolutions) -
 
     def deblur(params: Any, blurry: jax.Array) -> jax.Array:
         batch, height, width, channels = blurry.shape
-        for axis, multiple in enumerate(config.multiple, start=1):
-            blurry = _reflected(blurry, axis, multiple)
         as_float = options.pixels == "float"
+        # First of all, since some compilers take uint8 for nothing but a conversion.
         image = blurry - 0.5 if as_float else to_network(blurry)
+        for axis, multiple in enumerate(config.multiple, start=1):
+            image = _reflected(image, axis, multiple)
         output: Any = module.apply({"params": params}, image, stages=options.stages)
         sharp = lax.slice(output.image, (0, 0, 0, 0), (batch, height, width, channels))
         return jnp.clip(sharp + 0.5, 0, 1) if as_float else from_network(sharp)

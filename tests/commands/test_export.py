@@ -56,8 +56,7 @@ def test_a_file_is_written_verified_and_replaced_only_when_told(checkpoint, run,
 
 
 def test_a_file_that_differs_is_told_with_status_1(checkpoint, run, tmp_path, monkeypatch):
-    config, params = network("stack2_dmphn_1_2")
-    wrong = jax.tree.map(lambda x: x + 0.01, params)
+    wrong = jax.tree.map(lambda x: x + 0.01, network("stack2_dmphn_1_2")[1])
     right = writing.write
     monkeypatch.setattr(writing, "write", lambda path, params, *rest: right(path, wrong, *rest))
     command = (checkpoint, tmp_path / "m", "--format", "stablehlo", "--size", "16x24")

@@ -16,6 +16,7 @@ from dmphn_jax.export.onnx_graph import Graph
 from dmphn_jax.export.onnx_rules import RULES, _groups
 from dmphn_jax.export.options import Options, card
 from dmphn_jax.export.walk import walk
+from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig
 from tests.export.models import NAMES, SIZES, as_floats, blurry, largest, network
 
@@ -43,6 +44,14 @@ def test_one_file_gives_the_checkpoints_pictures_at_every_size(name, expected):
         image = engine.run(["sharp"], {"blurry": blurry(size)})[0]
         assert largest(image, sharp) <= 1  # where rounding decides
         assert np.mean(image != sharp) < 0.01
+
+
+def test_images_smaller_than_their_padding():
+    config, params = network("dmphn_1_2")
+    engine, deblurrer = session(made("dmphn_1_2")), Deblurrer(params=params, config=config)
+    for size in ((1, 1, 1), (1, 2, 3), (1, 5, 4)):
+        image = blurry(size)
+        assert largest(engine.run(None, {"blurry": image})[0], deblurrer.batch(image)) <= 1
 
 
 @pytest.mark.parametrize("name", ["dmphn_1_2_4", "stack2"])

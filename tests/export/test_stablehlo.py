@@ -12,6 +12,7 @@ from dmphn_jax.export import stablehlo
 from dmphn_jax.export.options import Options, card
 from dmphn_jax.export.program import blurry as spec
 from dmphn_jax.export.program import program
+from dmphn_jax.models import init_params, zoo
 from dmphn_jax.models.cpu_convolutions import CpuConvolutions
 from tests.export.models import SIZES, as_floats, blurry, largest, network
 
@@ -43,7 +44,8 @@ def test_kernels_of_this_machine_are_refused():
     kernels = cpu_kernels.load()
     if kernels is None:
         pytest.skip("no C++ compiler")
-    config, params = network("dmphn_1_2")
+    config = zoo.get("dmphn_1")  # of full width: the kernels take whole vectors of channels
+    params = init_params(config)
     options = Options("stablehlo", size=(16, 16))
     run = program(config, options, CpuConvolutions(kernels))
     with pytest.raises(ValueError, match="custom call"):

@@ -25,7 +25,10 @@ def test_frames_are_a_folders_first_pictures(tmp_path):
     found = frames(str(tmp_path), Options("onnx"))
     assert [frame.shape for frame in found] == [(20 + i, 30, 3) for i in range(verify.FRAMES)]
     fixed = frames(str(tmp_path), Options("onnx", size=(24, 10)))
-    assert [(frame.shape, frame[0, 0, 0]) for frame in fixed] == [((24, 10, 3), 4), ((24, 10, 3), 5)]
+    assert [(frame.shape, frame[0, 0, 0]) for frame in fixed] == [
+        ((24, 10, 3), 4),
+        ((24, 10, 3), 5),
+    ]
     assert frames(str(tmp_path / "deep" / "3.png"), Options("onnx"))[0][0, 0, 0] == 3
     for source, options, said in (
         (tmp_path / "none", Options("onnx"), "none: no such file or folder"),
