@@ -272,7 +272,7 @@ def _convolve(graph: Graph, eqn: JaxprEqn, values: list[Value]) -> Value:
         attributes |= {"strides": params["lhs_dilation"]}
         padding = [(n - 1 - low, n - 1 - high) for n, (low, high) in zip(sizes, padding)]
         out, inner, *spatial = numbers.rhs_spec
-        turned = constant(np.flip(np.asarray(kernel.constant), spatial), kernel.name)
+        turned = constant(np.flip(np.asarray(kernel.constant), tuple(spatial)), kernel.name)
         weights = graph.tensor(turned, (inner, out, *spatial))
     attributes |= {"pads": [side[i] for i in (0, 1) for side in padding]}
     result, name = result_of(eqn), graph.node(op, [source, weights], **attributes)

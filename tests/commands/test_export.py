@@ -8,7 +8,7 @@ import pytest
 from dmphn_jax import checkpoints
 from dmphn_jax.commands import export
 from dmphn_jax.errors import run_command
-from dmphn_jax.export import onnx_file, writing
+from dmphn_jax.export import onnx_file, verify, writing
 from tests.export.models import network
 from tests.support.commands import help_without
 
@@ -56,14 +56,13 @@ def test_a_file_is_written_verified_and_replaced_only_when_told(checkpoint, run,
 
 
 def test_a_file_that_differs_is_told_with_status_1(checkpoint, run, tmp_path, monkeypatch):
-    wrong = jax.tree.map(lambda x: x + 0.01, network("stack2_dmphn_1_2")[1])
-    right = writing.write
-    monkeypatch.setattr(writing, "write", lambda path, params, *rest: right(path, wrong, *rest))
-    command = (checkpoint, tmp_path / "m", "--format", "stablehlo", "--size", "16x24")
-    status, said, err = run(*command, "--verify")
+    found = verify.Comparison("JAX", 3, 1, 2, 1.0, 1.0, (16, 24))
+    monkeypatch.setattr(verify, "verify", lambda *arguments: [found])
+    monkeypatch.setattr(writing, "write", lambda path, *rest: path.write_bytes(b"a file"))
+    status, said, err = run(checkpoint, tmp_path / "m", "--format", "stablehlo", "--verify")
     assert status == 1
     assert "more than 1" in said
-    assert "differs from the checkpoint" in err
+    assert "m: differs from the checkpoint" in err
 
 
 def test_a_failure_leaves_nothing(checkpoint, run, tmp_path, monkeypatch):
@@ -83,7 +82,7 @@ def test_a_failure_leaves_nothing(checkpoint, run, tmp_path, monkeypatch):
     [
         (("CKPT", "m", "--format", "onnx", "--stages", "3"), "--stages 3: the model has stages 1"),
         (("CKPT", "m", "--format", "onnx", "--precision", "bfloat16"), "ONNX has float16"),
-        (("CKPT", "m", "--format", "onnx", "--verify", "nowhere"), "nowhere: no such file"),
+        (("CKPT", "m", "--format", "stablehlo", "--verify", "nowhere"), "nowhere: no such file"),
         (("nothing", "m", "--format", "onnx"), "nothing: no such checkpoint"),
         (("CKPT", ".", "--format", "onnx"), "exists and is no file"),
         (("CKPT", "kept", "--format", "saved"), "is no SavedModel"),

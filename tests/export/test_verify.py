@@ -48,7 +48,7 @@ def test_without_a_folder_frames_are_scenes_of_the_files_size():
 
 @pytest.mark.parametrize("pixels", ["uint8", "float"])
 def test_the_checkpoint_itself_agrees_and_another_does_not(pixels, tmp_path):
-    config, params = network("dmphn_1_2")
+    config, params = network("dmphn_1")
     options = Options("stablehlo", pixels=pixels, size=(16, 16), batch=2)
     path = tmp_path / "m"
     writing.write(path, params, config, "a digest", options)
