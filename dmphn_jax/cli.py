@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "plot": "draw PSNR against runtime from reports (Fig. 1)",
     "make-pairs": "make blurry/sharp pairs from sharp videos",
     "scenes": "draw synthetic scenes, and tell how blurred they are",
+    "export": "write a checkpoint as StableHLO, ONNX or a SavedModel",
     "plan": "compile for a TPU or GPU that is not there: memory, cost, hours",
     "benchmark": "measure speed, memory and cost, beside PyTorch's",
     "benchmark-data": "measure crops per second of every data feed",
