@@ -56,8 +56,8 @@ class Comparison:
         frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}"
         return (
             f"{self.library}: largest difference {self.difference:.3g} of 255 grey levels on "
-            f"{frames}, {'at most' if self.agrees else 'more than'} {self.bound}; {width}x{height}: "
-            f"{self.seconds:.3f} s, the checkpoint {self.checkpoint_seconds:.3f} s "
+            f"{frames}, {'at most' if self.agrees else 'more than'} {self.bound}; "
+            f"{width}x{height}: {self.seconds:.3f} s, the checkpoint {self.checkpoint_seconds:.3f} s "
             f"(ratio {self.seconds / self.checkpoint_seconds:.2f})"
         )
 
