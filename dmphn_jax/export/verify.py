@@ -54,10 +54,11 @@ class Comparison:
     def __str__(self) -> str:
         height, width = self.size
         frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}"
+        verdict = "at most" if self.agrees else "more than"
         return (
             f"{self.library}: largest difference {self.difference:.3g} of 255 grey levels on "
-            f"{frames}, {'at most' if self.agrees else 'more than'} {self.bound}; {width}x{height}: "
-            f"{self.seconds:.3f} s, the checkpoint {self.checkpoint_seconds:.3f} s "
+            f"{frames}, {verdict} {self.bound}; {width}x{height}: {self.seconds:.3f} s, "
+            f"the checkpoint {self.checkpoint_seconds:.3f} s "
             f"(ratio {self.seconds / self.checkpoint_seconds:.2f})"
         )
 
