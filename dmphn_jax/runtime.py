@@ -201,8 +201,8 @@ def compiler_options(platform: str) -> dict[str, str] | None:
 def exchange_options(devices: Iterable[jax.Device]) -> dict[str, str] | None:
     """Returns `compiler_options` for programs in which such devices meet in an all-reduce.
 
-    A TPU's compiler joins 256 tensors in one all-reduce; a stack has more parameters. A libtpu that
-    does not know the option goes without.
+    A TPU's compiler joins 256 tensors, or about 100 MB, in one all-reduce; a stack's gradients are
+    more. A libtpu that does not know the options goes without.
     """
     import jax
 
@@ -210,7 +210,10 @@ def exchange_options(devices: Iterable[jax.Device]) -> dict[str, str] | None:
     if devices[0].platform != "tpu":
         return compiler_options(devices[0].platform)
     here = [device for device in devices if device.process_index == jax.process_index()]
-    options = {"xla_jf_crs_combiner_threshold_count": "100000"}
+    options = {
+        "xla_jf_crs_combiner_threshold_count": "100000",
+        "xla_jf_crs_combiner_threshold_in_bytes": str(2**30),
+    }
     return options if _known(options, (here or devices)[0]) else None
 
 

@@ -264,9 +264,10 @@ def model_name(op_name: str) -> str:
     is "gradient of stage_1/level_2/encoder/conv_2".
     """
     parts = op_name.split("/")
-    start = next((i for i, part in enumerate(parts) if re.fullmatch(r"stage_\d+", part)), None)
-    if start is None:
+    starts = [i for i, part in enumerate(parts) if re.fullmatch(r"stage_\d+", part)]
+    if not starts:
         return op_name
+    start = starts[-1]  # what is computed again may name itself twice
     named = filter(_MODULE.fullmatch, parts[start:])  # "checkpoint" may lie between
     backward = any("transpose(" in part for part in parts[:start])
     return ("gradient of " if backward else "") + "/".join(n.partition(".")[0] for n in named)

@@ -105,6 +105,8 @@ def test_the_models_own_names():
     assert hlo.model_name("jit(f)/add") == "jit(f)/add"
     again = "jit(f)/transpose(jvp(Stack))/stage_1/level_3.encode/encoder/checkpoint/encoder.opening"
     assert hlo.model_name(f"{again}/conv_1/add") == "gradient of stage_1/level_3/encoder/conv_1"
+    twice = f"{again}/stage_1/level_3.encode/encoder/block_1/conv_1/add"
+    assert hlo.model_name(twice) == "gradient of stage_1/level_3/encoder/block_1/conv_1"
     vmphn = "jit(f)/jvp(Stack)/stage_1/descending_level_2.encode/encoder/up_1/dot"
     assert hlo.model_name(vmphn) == "stage_1/descending_level_2/encoder/up_1"
 
