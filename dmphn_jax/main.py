@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dmphn_jax import distributed, storage, supervision
+from dmphn_jax import distributed, storage
 from dmphn_jax.errors import UserError, nearest, run_command
+from dmphn_jax.processes import supervision
 from dmphn_jax.training import settings
 
 INTERRUPTED = 130  # by Ctrl-C: 128 + SIGINT, what shells say of it

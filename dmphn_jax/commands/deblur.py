@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dmphn_jax.inference.pipeline import Result
     from dmphn_jax.inference.shared_jobs import Run, SharedJobs
     from dmphn_jax.inference.tally import Tally
-    from dmphn_jax.places import Place
+    from dmphn_jax.processes.places import Place
 
 
 def main(argv: list[str]) -> int:
@@ -38,11 +38,11 @@ def main(argv: list[str]) -> int:
     for what, given in (("--output", args.output), *(("INPUT", path) for path in args.inputs)):
         storage.local_only(what, given or "")
     # Slow to import, and not needed for --help.
-    from dmphn_jax import places
     from dmphn_jax.inference.layout import plan
     from dmphn_jax.inference.pipeline import Result
     from dmphn_jax.inference.shared_jobs import clear_leftovers
     from dmphn_jax.inference.tally import Tally
+    from dmphn_jax.processes import places
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata is dropped silently
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -90,9 +90,9 @@ def _share(
     place: Place,
 ) -> int:
     """Does this process's share; returns 1 if something failed in any process, else 0."""
-    from dmphn_jax import places
-    from dmphn_jax.claims import Claims
     from dmphn_jax.inference.shared_jobs import FOLDER, SharedJobs
+    from dmphn_jax.processes import places
+    from dmphn_jax.processes.claims import Claims
 
     places.keep_to_own_chips()
     with Claims(Path(folder) / FOLDER, str(place)) as claims:

@@ -118,11 +118,11 @@ def main(argv: list[str]) -> int:
     if args.su_frames and args.data != "video_deblurring":
         raise UserError("--su-frames needs --data video_deblurring")
 
-    from dmphn_jax import places
     from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate, evaluate_together
     from dmphn_jax.evaluation.selection import PairSelection
+    from dmphn_jax.processes import places
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 
 from dmphn_jax import checkpoints
-from dmphn_jax.claims import Claims
 from dmphn_jax.data.base import PairSource
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation import report
@@ -25,8 +24,9 @@ from dmphn_jax.evaluation.together import FOLDER, score_together
 from dmphn_jax.files import write_file
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.inference.ensembles import SelfEnsemble
-from dmphn_jax.places import Place
-from dmphn_jax.termination import exits_on_sigterm
+from dmphn_jax.processes.claims import Claims
+from dmphn_jax.processes.places import Place
+from dmphn_jax.processes.termination import exits_on_sigterm
 
 
 def evaluate(options: EvaluationOptions, source: PairSource | None = None) -> Report:

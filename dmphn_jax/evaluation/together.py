@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dmphn_jax.claims import Claims
 from dmphn_jax.evaluation.evaluator import Entry, Evaluation
 from dmphn_jax.evaluation.scores import EvaluationResult, ImageScores
-from dmphn_jax.places import Place
-from dmphn_jax.sharing import Shared
+from dmphn_jax.processes.claims import Claims
+from dmphn_jax.processes.places import Place
+from dmphn_jax.processes.sharing import Shared
 
 FOLDER = ".dmphn-shared"  # of the claims, in the report's folder
 

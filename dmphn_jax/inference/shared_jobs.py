@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from dmphn_jax.claims import Claims
 from dmphn_jax.inference.jobs import Job, Plan
 from dmphn_jax.inference.pipeline import Result
-from dmphn_jax.places import Place
-from dmphn_jax.sharing import Shared
+from dmphn_jax.processes.claims import Claims
+from dmphn_jax.processes.places import Place
+from dmphn_jax.processes.sharing import Shared
 
 FOLDER = ".dmphn-shared"  # of the claims, in the output's folder
 

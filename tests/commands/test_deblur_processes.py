@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from dmphn_jax import claims, sharing
-from dmphn_jax.claims import Claims
 from dmphn_jax.inference import deblurrer as inference
 from dmphn_jax.inference.shared_jobs import FOLDER
+from dmphn_jax.processes import claims, sharing
+from dmphn_jax.processes.claims import Claims
 from tests.support.deblur import deblurrer_of, run
 from tests.support.films import make_film, pictures
 from tests.support.pictures import noise, saved, tree

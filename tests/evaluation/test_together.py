@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-from dmphn_jax import sharing
-from dmphn_jax.claims import Claims
 from dmphn_jax.commands import evaluate as command
 from dmphn_jax.errors import UserError, run_command
 from dmphn_jax.evaluation import evaluator
@@ -20,7 +18,9 @@ from dmphn_jax.evaluation.results import ResultsFile
 from dmphn_jax.evaluation.run import EvaluationOptions, evaluate, evaluate_together
 from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.evaluation.together import FOLDER
-from dmphn_jax.places import Place
+from dmphn_jax.processes import sharing
+from dmphn_jax.processes.claims import Claims
+from dmphn_jax.processes.places import Place
 from tests.support.evaluation import Pairs
 
 COUNT = 10

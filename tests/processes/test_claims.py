@@ -11,14 +11,14 @@ import threading
 
 import pytest
 
-from dmphn_jax import claims
-from dmphn_jax.claims import Claims
 from dmphn_jax.errors import UserError
+from dmphn_jax.processes import claims
+from dmphn_jax.processes.claims import Claims
 
 DYING = """
 import os, sys, signal
 from pathlib import Path
-from dmphn_jax.claims import Claims
+from dmphn_jax.processes.claims import Claims
 held = Claims(Path(sys.argv[1]), "process 1 of 2")
 assert held.take("a")
 held.finish("a")

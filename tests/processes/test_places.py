@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from dmphn_jax import places
 from dmphn_jax.errors import UserError
+from dmphn_jax.processes import places
 
 VARIABLES = (
     *("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -72,7 +72,7 @@ def test_a_place_that_cannot_be_told_is_one_line(variables, given, line, monkeyp
 
 def test_asking_starts_nothing():
     code = (
-        "from dmphn_jax import places; print(places.find(None)); import jax;"
+        "from dmphn_jax.processes import places; print(places.find(None)); import jax;"
         "print(jax.distributed.is_initialized())"
     )
     done = subprocess.run(

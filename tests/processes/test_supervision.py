@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from dmphn_jax import supervision
+from dmphn_jax.processes import supervision
 
 SERVICE = "E1125 10:53:16.320160   28174 coordination_service_agent.cc:289] Polled an error"
 FATAL = "F1125 10:53:16.320428   28174 client.h:80] Terminating process because"

@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from dmphn_jax.claims import Claims
-from dmphn_jax.places import Place
+from dmphn_jax.processes.claims import Claims
+from dmphn_jax.processes.places import Place
 
 POLL = 1.0  # seconds between two looks at what others are still at work on
 # Seconds without any change after which a process that finds nothing to take goes home: a film may
