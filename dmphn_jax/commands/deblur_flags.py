@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from dmphn_jax.commands.arguments import count, natural, percentage, pixels, positive
+from dmphn_jax.commands.arguments import count, percentage, pixels, positive
 from dmphn_jax.commands.film_flags import add_film_flags
+from dmphn_jax.commands.network import add_network_flags
 from dmphn_jax.errors import UserError, nearest
-from dmphn_jax.models import PRECISIONS
 
 FORMATS = {
     "png": "PNG",
@@ -49,27 +49,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, film, or folder (all below it)")
-    add(
-        "-c",
-        "--checkpoint",
-        required=True,
-        metavar="CKPT",
-        help="folder of the trained model, or a released one's name, such as stack4, which is "
-        "downloaded at its first use",
-    )
+    add_network_flags(result)
     add(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
         help="folder, which keeps the inputs' tree; or a file, for a single image or film",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
-        "exact (default float32)",
     )
     depth = result.add_mutually_exclusive_group()
     depth.add_argument(
@@ -120,20 +106,6 @@ def parser() -> argparse.ArgumentParser:
         "--extensions",
         metavar="LIST",
         help="take only these of a folder's files, as png,jpg (default: every kind that is read)",
-    )
-    add(
-        "--tile",
-        type=count,
-        metavar="N",
-        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
-        "into memory, else in tiles that do)",
-    )
-    add(
-        "--overlap",
-        type=natural,
-        metavar="M",
-        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
-        "the whole image's result)",
     )
     add(
         "--split-rows",

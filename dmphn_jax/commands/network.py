@@ -1,4 +1,4 @@
-"""The network of `dmphn deblur`, with what its flags put around it."""
+"""The network that computes images: its flags, and what they put around it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dmphn_jax import checkpoints
+from dmphn_jax.commands.arguments import count, natural
+from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,40 @@ class Network(NamedTuple):
     compile_for: Callable[[Sequence[tuple[int, int]]], None]
     at_once: int
     model: dict[str, str]
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of which network computes, and how: `dmphn deblur`'s and `dmphn serve`'s."""
+    add = parser.add_argument
+    add(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="folder of the trained model, or a released one's name, such as stack4, which is "
+        "downloaded at its first use",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
+        "exact (default float32)",
+    )
+    add(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
+        "into memory, else in tiles that do)",
+    )
+    add(
+        "--overlap",
+        type=natural,
+        metavar="M",
+        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
+        "the whole image's result)",
+    )
 
 
 def load_network(args: argparse.Namespace) -> Network:

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from dmphn_jax import checkpoints
 from dmphn_jax.commands import arguments
+from dmphn_jax.commands.network import add_network_flags
 from dmphn_jax.errors import UserError
-from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
     from dmphn_jax.serving.limits import Limits
@@ -45,14 +45,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add(
-        "-c",
-        "--checkpoint",
-        required=True,
-        metavar="CKPT",
-        help="folder of the trained model, or a released one's name, such as stack4, which is "
-        "downloaded at its first use",
-    )
+    add_network_flags(result)
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=_port, default=8080, help="port, 0 for any free one (default 8080)")
     add("--token", metavar="T", help=f"ask for this token; better in {TOKEN}: others see arguments")
@@ -64,15 +57,6 @@ def parser() -> argparse.ArgumentParser:
         help="answer requests to this name too, as a reverse proxy passes it on; may be repeated",
     )
     add("--stages", type=arguments.count, metavar="N", help="run a stack's first N stages at most")
-    add("--precision", choices=PRECISIONS, default="float32", help="of the computation (float32)")
-    add(
-        "--tile",
-        type=arguments.count,
-        metavar="N",
-        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
-        "into memory, else in tiles that do)",
-    )
-    add("--overlap", type=arguments.natural, metavar="M", help="pixels that tiles share")
     add(
         "--warm",
         type=arguments.size,
