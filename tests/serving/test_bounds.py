@@ -117,7 +117,7 @@ def test_bytes_are_counted_as_they_come():
             connection.sendall(head("/v1/deblur", "Transfer-Encoding: chunked"))
             for _ in range(6):
                 connection.sendall(b"186a0\r\n" + b"x" * 100_000 + b"\r\n")
-            assert connection.recv(15) == b"HTTP/1.1 413 Re"
+            assert connection.recv(13) == b"HTTP/1.1 413 "  # its words differ between Pythons
         answer = client.send("/v1/deblur", "image", "a.png", b"x" * 600_000)
         assert answer.status == 413
         until(lambda: not list(client.service.folder.iterdir()))
