@@ -19,8 +19,14 @@ from dmphn_jax.errors import UserError, one_line
 HEARTBEAT = 30
 _LOST = os.EX_TEMPFAIL  # 75: start the job again
 
-# Variables in which launchers tell a process how many it is one of.
-_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+# Variables in which launchers tell a process its number, and how many it is one of.
+LAUNCHERS = (
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("RANK", "WORLD_SIZE"),
+)
+_COUNTS = tuple(count for _, count in LAUNCHERS)
 # What `initialize` says where it detects no cluster, and in a process that has computed already:
 # there is no public way to ask either.
 _ALONE = ("coordinator_address should be defined", "must be called before any JAX")

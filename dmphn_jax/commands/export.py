@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from dmphn_jax import checkpoints
 from dmphn_jax.commands import arguments
 from dmphn_jax.export import writing
-from dmphn_jax.export.options import FORMATS, PIXELS, Options
+from dmphn_jax.export.options import FORMATS, PIXELS, Options, card
 from dmphn_jax.files import shown
-from dmphn_jax.models import PRECISIONS, ModelConfig, parameter_count, zoo
+from dmphn_jax.models import PRECISIONS, ModelConfig, parameter_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     checkpoint = checkpoints.load(args.checkpoint)
     config = checkpoint.config
     writing.write(path, checkpoint.params, config, checkpoint.digest, options)
-    print(_summary(config, options, args.output))
+    print(_summary(card(config, checkpoint.digest, options), config, options, args.output))
     if blurry is None:
         return 0
     from dmphn_jax.export.verify import verify
@@ -113,14 +113,11 @@ def _frames(source: str | None, options: Options) -> list[np.ndarray] | None:
     return frames(source, options)
 
 
-def _summary(config: ModelConfig, options: Options, output: str) -> str:
-    height, width = options.size or ("height", "width")
-    rows, columns = config.multiple
-    pixels = "uint8" if options.pixels == "uint8" else "float32 on [0, 1]"
+def _summary(about: dict[str, str], config: ModelConfig, options: Options, output: str) -> str:
     stages = f", stages 1 to {options.stages}" if options.stages else ""
     return (
-        f"{zoo.name_of(config)}{stages}: {parameter_count(config):,} parameters, "
-        f"{options.precision}, as {options.format} -> {shown(output)}\n"
-        f"images ({options.batch or 'batch'}, {height}, {width}, 3) {pixels}, in and out; padded "
-        f"inside to multiples of {rows}x{columns}"
+        f"{about['model']}{stages}: {parameter_count(config):,} parameters, "
+        f"{about['precision']}, as {options.format} -> {shown(output)}\n"
+        f"images ({about['shape']}) {about['pixels']}, in and out; padded inside to multiples of "
+        f"{about['multiple']}"
     )

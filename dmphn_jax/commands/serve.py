@@ -10,16 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from dataclasses import fields
 from urllib.parse import quote
 
 from dmphn_jax import checkpoints
 from dmphn_jax.commands import arguments
 from dmphn_jax.commands.network import add_network_flags
 from dmphn_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from dmphn_jax.serving.limits import Limits
+from dmphn_jax.serving.limits import Limits
 
 TOKEN = "DMPHN_SERVE_TOKEN"  # of the environment
 _LEAST_TOKEN = 16  # characters
@@ -71,22 +69,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
-    def add(
-        flag: str, type: Callable[[str], float], metavar: str, default: float, text: str
-    ) -> None:
-        group.add_argument(flag, type=type, metavar=metavar, default=default, help=text)
+    """Adds a flag for every field of `Limits`, under the field's name, with its default."""
+
+    def add(flag: str, field: str, type: Callable[[str], float], metavar: str, text: str) -> None:
+        default = getattr(Limits, field)
+        shown = f"{default // 10**6}M" if default >= 10**6 else f"{default:g}"
+        text = f"{text} (default {shown})"
+        group.add_argument(flag, dest=field, type=type, metavar=metavar, default=default, help=text)
 
     size, seconds = arguments.pixels, arguments.positive
-    add("--max-upload", _amount, "N", 128_000_000, "bytes of a picture's file (default 128M)")
-    add("--max-pixels", size, "N", 50_000_000, "of a picture or a film's frame (default 50M)")
-    add("--queue", arguments.count, "N", 64, "pictures under way, waiting ones too (default 64)")
-    add("--seconds", seconds, "S", 600.0, "from a picture's arrival to its result (default 600)")
-    add("--upload-seconds", seconds, "S", 300.0, "for a file to come in (default 300)")
-    add("--films", arguments.natural, "N", 4, "held at once, results too; 0: none (default 4)")
-    add("--max-film", _amount, "N", 512_000_000, "bytes of a film's file (default 512M)")
-    add("--film-frames", arguments.count, "N", 3600, "of a film (default 3600)")
-    add("--film-seconds", seconds, "S", 14_400.0, "that a film may be computed (default 14400)")
-    add("--keep-seconds", seconds, "S", 1800.0, "that a film's result is kept (default 1800)")
+    add("--max-upload", "upload_bytes", _amount, "N", "bytes of a picture's file")
+    add("--max-pixels", "pixels", size, "N", "of a picture or a film's frame")
+    add("--queue", "queue", arguments.count, "N", "pictures under way, waiting ones too")
+    add("--seconds", "seconds", seconds, "S", "from a picture's arrival to its result")
+    add("--upload-seconds", "upload_seconds", seconds, "S", "for a file to come in")
+    add("--films", "films", arguments.natural, "N", "held at once, results too; 0: none")
+    add("--max-film", "film_bytes", _amount, "N", "bytes of a film's file")
+    add("--film-frames", "film_frames", arguments.count, "N", "of a film")
+    add("--film-seconds", "film_seconds", seconds, "S", "that a film may be computed")
+    add("--keep-seconds", "keep_seconds", seconds, "S", "that a film's result is kept")
 
 
 def _port(text: str) -> int:
@@ -135,32 +136,15 @@ def main(argv: list[str]) -> int:
         service = Service(
             deblurrer,
             name=os.path.basename(os.path.normpath(args.checkpoint)),
-            limits=_limits(args),
+            limits=Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)}),
             access=Access(hosts, token),
-            sizes=[(256, 256), *args.warm],
+            sizes=args.warm,
         )
         shown = server.address(listening) + (f"?token={quote(token, safe='')}" if token else "")
         with closing(service):
             server.Server(service).serve_on(listening, lambda: print(f"ready: {shown}", flush=True))
     print("dmphn: stopped", file=sys.stderr)
     return 0
-
-
-def _limits(args: argparse.Namespace) -> Limits:
-    from dmphn_jax.serving.limits import Limits
-
-    return Limits(
-        upload_bytes=args.max_upload,
-        pixels=args.max_pixels,
-        queue=args.queue,
-        seconds=args.seconds,
-        upload_seconds=args.upload_seconds,
-        films=args.films,
-        film_bytes=args.max_film,
-        film_frames=args.film_frames,
-        film_seconds=args.film_seconds,
-        keep_seconds=args.keep_seconds,
-    )
 
 
 def _check_packages() -> None:

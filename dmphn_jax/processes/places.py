@@ -7,15 +7,9 @@ import os
 import re
 import warnings
 
+from dmphn_jax.distributed import LAUNCHERS
 from dmphn_jax.errors import UserError
 
-# Where launchers tell a process its number and how many there are, if JAX does not know them.
-_VARIABLES = (
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("RANK", "WORLD_SIZE"),
-)
 # How the chips of a host lie, by their number.
 _BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
 
@@ -75,7 +69,7 @@ def _detected() -> Place | None:
 
 
 def _told() -> Place | None:
-    for rank, size in _VARIABLES:
+    for rank, size in LAUNCHERS:
         count, index = os.environ.get(size, ""), os.environ.get(rank, "")
         if count.isdigit() and int(count) > 1:
             if not index.isdigit() or int(index) >= int(count):

@@ -25,10 +25,10 @@ class Limits:
     upload_bytes: int = 128_000_000
     pixels: int = 50_000_000
     queue: int = 64
-    seconds: float = 600
-    upload_seconds: float = 300
+    seconds: float = 600.0
+    upload_seconds: float = 300.0
     films: int = 4
     film_bytes: int = 512_000_000
     film_frames: int = 3600
-    film_seconds: float = 14_400
-    keep_seconds: float = 1800
+    film_seconds: float = 14_400.0
+    keep_seconds: float = 1800.0

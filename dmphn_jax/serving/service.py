@@ -21,9 +21,7 @@ from dmphn_jax.serving.metrics import Metrics
 from dmphn_jax.serving.pictures import Done, Pictures
 from dmphn_jax.serving.places import Places
 
-_FIRST = (
-    (256, 256),
-)  # computed at the start: the weights go to the device, and it is known to work
+_FIRST = (256, 256)  # computed at the start: the weights go to the device, and it is known to work
 
 
 class Service:
@@ -42,9 +40,9 @@ class Service:
         name: str,
         limits: Limits | None = None,
         access: Access | None = None,
-        sizes: Sequence[Size] = _FIRST,
+        sizes: Sequence[Size] = (),
     ) -> None:
-        """Takes the network and begins to compile for pictures of some (height, width)."""
+        """Takes the network and begins to compile, also for pictures of some (height, width)."""
         self.name = name
         self.limits, self.access = limits or Limits(), access or Access()
         self.folder = Path(tempfile.mkdtemp(prefix="dmphn-serve-"))
@@ -54,7 +52,7 @@ class Service:
         self.pictures = Pictures(self.engine, self.limits.pixels, self._count)
         self.films = Films(self.engine, self.limits, lambda frames: self.metrics.frames.inc(frames))
         self.metrics = Metrics(lambda: self.places.taken, lambda: len(self.films))
-        self.warming_up = self.engine.warm_up(sizes)
+        self.warming_up = self.engine.warm_up([_FIRST, *sizes])
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property

@@ -97,6 +97,17 @@ def manifest(address: Address) -> Manifest | None:
         raise DamagedFolderError(f"{address}: damaged: {MANIFEST} is not what was sent") from None
 
 
+def bring_folder(address: Address, target: Path, sent: Manifest | None) -> None:
+    """Makes `target` what lies at an address: what was sent, or a copy without a manifest.
+
+    Raises as `bring_sent` and `bring_copied` do.
+    """
+    if sent is None:
+        bring_copied(address, target)
+    else:
+        bring_sent(address, target, sent)
+
+
 def bring_sent(address: Address, target: Path, sent: Manifest) -> None:
     """Makes `target` what was sent to an address; what it holds of that already is not brought.
 

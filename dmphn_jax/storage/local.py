@@ -110,10 +110,7 @@ def local_checkpoint(address: Address, *, quiet: bool = False) -> Path:
             raise UserError(f"{address}: no such checkpoint, nor a run's folder with one")
         if not quiet and not target.exists():
             _say(f"{address}: {_size(sum(item.size for item in items))} are copied to {target}")
-        if sent is not None:
-            folders.bring_sent(address, target, sent)
-        else:
-            folders.bring_copied(address, target)
+        folders.bring_folder(address, target, sent)
     return target
 
 

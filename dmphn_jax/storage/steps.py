@@ -39,11 +39,7 @@ class Steps:
         Raises DamagedFolderError if it is not what was sent; StorageError, OSError.
         """
         address = self.address / str(step)
-        sent = folders.manifest(address)
-        if sent is None:
-            folders.bring_copied(address, folder)
-        else:
-            folders.bring_sent(address, folder, sent)
+        folders.bring_folder(address, folder, folders.manifest(address))
 
     def send(self, step: int, folder: Path, best: int | None) -> None:
         """Sends a checkpoint; it is there when this returns, and not before.
