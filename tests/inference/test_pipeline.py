@@ -3,6 +3,7 @@
 import os
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import PIL.Image
 import pytest
@@ -78,7 +79,13 @@ def test_the_next_image_is_submitted_before_the_last_ones_result_is_taken(tmp_pa
     jobs = jobs_of(tmp_path / "in", tmp_path / "out", 6)
     events = []
     decoded = threading.Semaphore(0)
-    read = pipeline.read_image
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, *args):
+            future = super().submit(function, *args)
+            if function.__name__ == "_decode":
+                future.add_done_callback(lambda _: decoded.release())
+            return future
 
     class OnDevice:
         def __init__(self, images):
@@ -90,18 +97,13 @@ def test_the_next_image_is_submitted_before_the_last_ones_result_is_taken(tmp_pa
             return 255 - self.images
 
     def submit(images):
-        if not events:  # by then the others are decoded
-            for _ in jobs[1:]:
+        if not events:  # from now on nothing waits for decoding
+            for _ in jobs:
                 assert decoded.acquire(timeout=60)
         return OnDevice(images)
 
-    def counted(*args, **kwargs):
-        image = read(*args, **kwargs)
-        decoded.release()
-        return image
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "read_image", counted)
+        patch.setattr(pipeline, "ThreadPoolExecutor", Pool)
         results = list(pipeline.run_jobs(jobs, submit, workers=6))
     assert [r.failure for r in results] == [None] * 6
     assert events == ["submit", "submit", *["result", "submit"] * 4, "result", "result"]
