@@ -15,6 +15,7 @@ from dmphn_jax.errors import UserError, nearest, run_command
 # name -> what it does; printed in this order. `make-pairs` is `commands/make_pairs.py`, and so on.
 COMMANDS: dict[str, str] = {
     "deblur": "deblur images and folders",
+    "serve": "a web page and an HTTP interface that deblur pictures and films",
     "convert": "turn the authors' PyTorch weights into a checkpoint, and back",
     "pull": "download the authors' weights by name",
     "models": "print every model of the paper: size, cost, PSNR, SSIM",
@@ -23,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "plot": "draw PSNR against runtime from reports (Fig. 1)",
     "make-pairs": "make blurry/sharp pairs from sharp videos",
     "scenes": "draw synthetic scenes, and tell how blurred they are",
+    "export": "write a checkpoint as StableHLO, ONNX or a SavedModel",
     "plan": "compile for a TPU or GPU that is not there: memory, cost, hours",
     "benchmark": "measure speed, memory and cost, beside PyTorch's",
     "benchmark-data": "measure crops per second of every data feed",

@@ -134,6 +134,9 @@ def _clear(scratch: Path, path: Path) -> None:
     if old.exists():
         # "removed": a removal that is killed half way must not leave a part that looks whole.
         old.rename(scratch / "removed" if os.path.lexists(path) else path)
+    # The lock last: without it what a killed removal leaves would not be found again.
+    for name in ("removed", "new"):
+        shutil.rmtree(scratch / name, ignore_errors=True)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dmphn_jax import distributed, supervision
+from dmphn_jax import distributed, storage
 from dmphn_jax.errors import UserError, nearest, run_command
+from dmphn_jax.processes import supervision
 from dmphn_jax.training import settings
 
 INTERRUPTED = 130  # by Ctrl-C: 128 + SIGINT, what shells say of it
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
         return supervision.run([sys.executable, "-m", "dmphn_jax.main", *argv])
     config = settings.read(args.config, overrides)
     settings.check(config)
-    workdir = settings.local_folder(args.workdir or settings.workdir_of(args.config))
+    workdir = storage.place(args.workdir or settings.workdir_of(args.config))
 
     from dmphn_jax import runtime
 
@@ -48,7 +49,9 @@ def main(argv: list[str]) -> int:
         return _work(args, config, workdir, argv)
 
 
-def _work(args: argparse.Namespace, config: Any, workdir: Path, argv: list[str]) -> int:
+def _work(
+    args: argparse.Namespace, config: Any, workdir: Path | storage.Address, argv: list[str]
+) -> int:
     if args.mode == "evaluate":
         return _evaluate(config, workdir, argv)
 
@@ -78,7 +81,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--config", metavar="FILE[:ARG]", help="such as configs/dmphn.py:1-2-4-8 (needed)"
     )
-    parser.add_argument("--workdir", metavar="D", help="folder of the run (runs/<config>)")
+    parser.add_argument(
+        "--workdir", metavar="D", help="folder of the run, or gs://BUCKET/FOLDER (runs/<config>)"
+    )
     parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
     parser.add_argument(
         "--profile",
@@ -141,25 +146,26 @@ def _steps(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _evaluate(config: Any, workdir: Path, argv: list[str]) -> int:
+def _evaluate(config: Any, workdir: Path | storage.Address, argv: list[str]) -> int:
     """Evaluates the run's best checkpoint, or its newest where none was judged."""
     import jax
 
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
-    from dmphn_jax.training.checkpoints import chosen_checkpoint
+    from dmphn_jax.training import work_folder
     from dmphn_jax.training.prepare import pairs_of
 
     if jax.process_index() != 0:
         return 0
-    report = evaluate(
-        EvaluationOptions(
-            pairs=pairs_of(config),
-            checkpoints=(str(chosen_checkpoint(workdir / "checkpoints")),),
-            folder=workdir / "evaluation",
-            command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+    with work_folder.evaluated(workdir) as (checkpoint, folder):
+        report = evaluate(
+            EvaluationOptions(
+                pairs=pairs_of(config),
+                checkpoints=(checkpoint,),
+                folder=folder,
+                command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+            )
         )
-    )
     print(markdown.text(report), end="")
     return 1 if report.failed else 0
 

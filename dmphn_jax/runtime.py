@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,11 +100,31 @@ def cache_compilations() -> None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return  # jax reads it itself
-    folder = cache_folder("compiled")
-    if folder is not None:  # a read-only home costs a compilation per run, nothing else
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # which jax reads itself
+        folder = cache_folder("compiled")
+        if folder is not None:  # a read-only home costs a compilation per run, nothing else
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default only what took a second to compile: a second start would compile the rest anew.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Pauses Python's cyclic garbage collection in its body, for a process that imports and loads.
+
+    Hundreds of thousands of objects are made there that stay to the end, and the collector would
+    go through them again and again. Those that are there when the body ends are left out of later
+    collections too, among them the one at the process's end.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @functools.cache
@@ -171,16 +192,44 @@ def compiler_options(platform: str) -> dict[str, str] | None:
     runs these networks' filter gradients several times slower, and their 32-channel layers too
     (docs/benchmarks.md). A jaxlib that does not know the option goes without.
     """
-    import jax
-
     if platform != "cpu":
         return None
     options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return options if _known(options) else None
+
+
+def exchange_options(devices: Iterable[jax.Device]) -> dict[str, str] | None:
+    """Returns `compiler_options` for programs in which such devices meet in an all-reduce.
+
+    A TPU's compiler joins 256 tensors, or about 100 MB, in one all-reduce; a stack's gradients are
+    more. A libtpu that does not know the options goes without.
+    """
+    import jax
+
+    devices = list(devices)
+    if devices[0].platform != "tpu":
+        return compiler_options(devices[0].platform)
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    options = {
+        "xla_jf_crs_combiner_threshold_count": "100000",
+        "xla_jf_crs_combiner_threshold_in_bytes": str(2**30),
+    }
+    return options if _known(options, (here or devices)[0]) else None
+
+
+def _known(options: dict[str, str], device: jax.Device | None = None) -> bool:
+    """Tells whether the compiler of a device, or of JAX's first one, knows options."""
+    import jax
+
+    sharding = None if device is None else jax.sharding.SingleDeviceSharding(device)
+    number = jax.ShapeDtypeStruct((), "float32", sharding=sharding)
+    platforms = None if device is None else (device.platform,)
     try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        traced = jax.jit(lambda x: x, compiler_options=options).trace(number)
+        traced.lower(lowering_platforms=platforms).compile()
     except jax.errors.JaxRuntimeError:
-        return None
-    return options
+        return False
+    return True
 
 
 def keep_freed_memory() -> None:

@@ -17,6 +17,9 @@ usage: launch/cloud_tpu.sh ACTION [flags]
 
   train     create what is not there, wait for it, install, train, follow the log; start again
             after preemption
+  run       the same with --command on all hosts, which share its files in --workdir, HOST:/SHARE
+            or a path that all see; there a bucket's data are at data, a share is at run:
+            'deblur data --checkpoint stack4 --output run'
   status    of the queued resource, and the last lines of the log
   log       follow the log of the first host
   stop      ask the run to save and end, for good; the machines stay
@@ -28,7 +31,7 @@ $COMMON_FLAGS
   --runtime VERSION     of the TPU software (by the accelerator)
   --wait MINUTES        give up waiting for machines after this long; 0: never (0)
   --delete-after        give the machines back when the run has come to its end
-A PLACE is gs://BUCKET/FOLDER (data are copied to every host, the run's folder is mounted),
+A PLACE is gs://BUCKET/FOLDER (data are copied to every host; the run writes to the bucket itself),
 HOST:/SHARE (NFS), or a path on the hosts.
 TEXT
 }
@@ -37,9 +40,9 @@ own_flags="SLICES RUNTIME WAIT" own_switches="SPOT RESERVED DELETE_AFTER"
 action=${1:-}
 [[ $# -eq 0 ]] || shift
 case $action in
-  train | status | log | stop | delete) ;;
+  train | run | status | log | stop | delete) ;;
   --help | -h | "") usage; [[ -n $action ]]; exit ;;
-  *) die "no action '$action': train, status, log, stop or delete" ;;
+  *) die "no action '$action': train, run, status, log, stop or delete" ;;
 esac
 parse "$@"
 need PROJECT my-project
@@ -52,8 +55,17 @@ resources=(gcloud compute tpus queued-resources)
 
 check_train() {
   need ACCELERATOR v6e-16
-  need_config
-  need DATA gs://my-bucket/gopro
+  need_kind "$action"
+  local data=${DATA:-} workdir=${WORKDIR:-}
+  [[ $data != *:/* ]] || data=data
+  [[ $workdir != *:/* || $workdir == gs://* ]] || workdir=run
+  need_work "$data" "$workdir"
+  [[ $action == run ]] || need DATA gs://my-bucket/gopro
+  if [[ $action == run ]]; then
+    need WORKDIR filer:/sharp
+    [[ $WORKDIR != gs://* ]] ||
+      die "--workdir $WORKDIR: hosts share files by a file system, such as HOST:/SHARE (NFS)"
+  fi
   need WORKDIR gs://my-bucket/runs/stack4
   [[ -z ${SPOT:-} || -z ${RESERVED:-} ]] || die "--spot and --reserved exclude one another"
   case $ACCELERATOR in
@@ -157,8 +169,11 @@ on() {
 
 # Puts this commit with its own Python on every host, once.
 prepare() {
-  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12'
-  if [[ -z ${DRY_RUN:-} ]] && on all "grep -qx $commit $NAME/.ready" >/dev/null 2>&1; then return; fi
+  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12' ready
+  ready=$(quoted "$commit $data $workdir")
+  if [[ -z ${DRY_RUN:-} ]] && on all "grep -qxF $ready $NAME/.ready" >/dev/null 2>&1; then
+    return
+  fi
   on all "! test -e $NAME/launch/on_host.sh || bash $NAME/launch/on_host.sh idle" || return
   if [[ -n ${DRY_RUN:-} ]]; then
     archive=/tmp/$NAME.tar.gz
@@ -170,15 +185,13 @@ prepare() {
   [[ -n ${DRY_RUN:-} ]] || rm -r "$(dirname "$archive")"
   on all "mkdir -p $NAME && tar xzf $NAME.tar.gz -C $NAME && echo $commit > $NAME/.version &&\
  bash $NAME/launch/on_host.sh install $(quoted "$extra") &&\
- bash $NAME/launch/on_host.sh reach $(quoted "$data" "$workdir") && echo $commit > $NAME/.ready"
+ bash $NAME/launch/on_host.sh reach $(quoted "$data" "$workdir") && echo $ready > $NAME/.ready"
 }
 
 start() {
-  local data=$DATA workdir=$WORKDIR
-  [[ $data != *:/* ]] || data=data
-  [[ $workdir != *:/* ]] || workdir=run
-  on all "bash $NAME/launch/on_host.sh start $(quoted --supervise --config "$CONFIG" \
-    --config.data.data_dir="$data" --workdir "$workdir" ${overrides[@]+"${overrides[@]}"})"
+  local supervise=--supervise
+  [[ -z ${COMMAND:-} ]] || supervise=""
+  on all "bash $NAME/launch/on_host.sh start $(quoted ${supervise:+$supervise} "${work[@]}")"
 }
 
 follow() { on 0 "bash $NAME/launch/on_host.sh follow"; }
@@ -191,7 +204,12 @@ attempt() {
     status=0
     follow || status=$?
     # ssh's own status, and gcloud's: the connection broke. The run may well be going on.
-    [[ $status == 255 || $status == 1 ]] || return "$status"
+    if [[ $status != 255 && $status != 1 ]]; then
+      # Of a command the first host may have ended while others are still at work.
+      [[ -z ${COMMAND:-} || $status != 0 && $status != 70 ]] ||
+        on all "bash $NAME/launch/on_host.sh wait" || status=75
+      return "$status"
+    fi
     lost=$((lost + 1))
     [[ $lost -lt 5 && $(state) == ACTIVE ]] || return 255
     say "the connection to $NAME broke; once more"
@@ -227,10 +245,10 @@ train() {
 }
 
 exec 3>&1
-[[ $action != train ]] || check_train
+case $action in train | run) check_train ;; esac
 need_tool gcloud "https://cloud.google.com/sdk/docs/install"
 case $action in
-  train) dry_state=ABSENT; train ;;
+  train | run) dry_state=ABSENT; train ;;
   status)
     say "$NAME: $(state)"
     on 0 "bash $NAME/launch/on_host.sh last" ;;

@@ -11,6 +11,8 @@ COMMON_FLAGS="flags, or variables of the same names in capitals (ZONE=... for --
   --zone ZONE           such as us-east5-b
   --accelerator TYPE    such as v6e-16, v5litepod-16, h100-80gb-8
   --config FILE[:ARG]   the experiment, such as configs/stack4.py
+  --command LINE        in its place, for \`run\`: 'deblur IN --checkpoint C --output OUT' or
+                        'evaluate C --data D --report OUT', shared by all hosts; OUT is seen by all
   --data PLACE          the prepared data
   --workdir PLACE       the run's folder
   --restarts N          how often a run that was stopped or lost a process is started again (20)
@@ -29,7 +31,8 @@ say() { echo "${0##*/}: $*" >&2; }
 # flags in `own_flags` and its switches (no value) in `own_switches`, by the variables they set.
 parse() {
   overrides=()
-  local known=" NAME PROJECT ZONE ACCELERATOR CONFIG DATA WORKDIR RESTARTS ${own_flags:-} "
+  local known=" NAME PROJECT ZONE ACCELERATOR CONFIG COMMAND DATA WORKDIR RESTARTS"
+  known+=" ${own_flags:-} "
   local switches=" DRY_RUN NO_PLAN ${own_switches:-} "
   local flag value variable
   while [[ $# -gt 0 ]]; do
@@ -84,6 +87,42 @@ need_config() {
   [[ -f ${CONFIG%%:*} || -f $root/${CONFIG%%:*} ]] || die "--config $CONFIG: no such file"
 }
 
+# What the hosts run: `work` is the arguments of on_host.sh or of the trainer, `module` the module
+# that takes them. Ends with a line if it makes no sense, before anything is paid.
+need_work() {
+  local data=${1:-${DATA:-}} workdir=${2:-${WORKDIR:-}}
+  if [[ -z ${COMMAND:-} ]]; then
+    need_config
+    module=dmphn_jax.main
+    work=(--config "$CONFIG" ${data:+--config.data.data_dir="$data"}
+      ${workdir:+--workdir "$workdir"} ${overrides[@]+"${overrides[@]}"})
+    return
+  fi
+  module=dmphn_jax
+  local lines out=""
+  lines=$(xargs printf '%s\n' <<<"$COMMAND" 2>/dev/null) || die "--command: a quote is not closed"
+  work=()
+  while IFS= read -r word; do work+=("$word"); done <<<"$lines"
+  case ${work[0]} in
+    deblur) out='--output|-o' ;;
+    evaluate) out='--report' ;;
+    *) die "--command: deblur or evaluate needed, not '${work[0]}'" ;;
+  esac
+  [[ " ${work[*]} " =~ \ ($out)[\ =] ]] ||
+    die "--command: ${out%|*} FOLDER is needed: what the hosts share"
+  [[ " ${work[*]} " != *" --process"[\ =]* ]] || die "--command: --process is added here"
+  [[ ${#overrides[@]} -eq 0 && -z ${CONFIG:-} ]] || die "--config and --command exclude one another"
+}
+
+# `train` takes a config, `run` a command.
+need_kind() {
+  if [[ $1 == run ]]; then
+    need COMMAND "'deblur photos --checkpoint stack4 --output sharp'"
+  else
+    [[ -z ${COMMAND:-} ]] || die "--command goes with the action run"
+  fi
+}
+
 # Prints words as a shell reads them back, quoted only where they must be.
 quoted() {
   local word line="" plain='^[A-Za-z0-9_@%+=:,./~-]+$'
@@ -105,13 +144,19 @@ pause() { [[ $POLL == 0 ]] || sleep "$POLL"; }
 # aborted, out of reach). 2 is a mistake, 130 a person.
 restarts_on() { [[ $1 == 75 || $1 == 134 || $1 == 137 || $1 == 143 || $1 == 255 ]]; }
 
-# dmphn, of the checkout's environment if it has one.
-dmphn() {
-  if [[ -x $root/.venv/bin/python ]]; then
-    "$root/.venv/bin/python" -m dmphn_jax "$@"
-  else
-    command dmphn "$@"
-  fi
+# `dmphn plan`, of the environment that `make plan` (or plan-gpu) has made with the compiler for the
+# devices $1, else of the checkout's own, else of PATH.
+dmphn_plan() {
+  local environment python
+  case $1 in v[0-9]*) environment=.venv-plan ;; *) environment=.venv-plan-gpu ;; esac
+  shift
+  for python in "$root/$environment/bin/python" "$root/.venv/bin/python"; do
+    if [[ -x $python ]]; then
+      ([[ -f ${CONFIG%%:*} ]] || cd "$root" || exit; "$python" -m dmphn_jax plan "$@")
+      return
+    fi
+  done
+  dmphn plan "$@"
 }
 
 # Names the accelerator as `dmphn plan --devices` does: v5litepod-16 -> v5e:4x4. "" if it has none.
@@ -142,18 +187,21 @@ devices() {
 plan() {
   local name status=0
   name=$(devices "${ACCELERATOR:-}")
-  [[ -z ${NO_PLAN:-} && -n $name ]] || return 0
-  local command=(dmphn plan --config "$CONFIG" --devices "$name"
-    ${overrides[@]+"${overrides[@]}"})
+  [[ -z ${NO_PLAN:-} && -n $name && -z ${COMMAND:-} ]] || return 0
+  local flags=(--config "$CONFIG" --devices "$name" ${overrides[@]+"${overrides[@]}"})
   if [[ -n ${DRY_RUN:-} ]]; then
-    quoted "${command[@]}"
+    quoted dmphn plan "${flags[@]}"
     return
   fi
   local said
-  said=$("${command[@]}" 2>&1) || status=$?
+  said=$(dmphn_plan "$name" "${flags[@]}" 2>&1) || status=$?
+  [[ ${SLICES:-1} -eq 1 || $status -gt 1 ]] ||
+    say "planned as if one slice took the whole batch, which $SLICES share"
   case $status in
     0) printf '%s\n' "$said" ;;
-    1) printf '%s\n' "$said"; die "the run does not fit; --no-plan starts it all the same" ;;
+    1)
+      printf '%s\n' "$said"
+      [[ ${SLICES:-1} -gt 1 ]] || die "the run does not fit; --no-plan starts it all the same" ;;
     *) say "no plan: ${said##*$'\n'}" ;;
   esac
 }

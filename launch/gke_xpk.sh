@@ -18,6 +18,7 @@ usage: launch/gke_xpk.sh ACTION [flags]
 
   image     build the image from launch/docker/ and push it
   train     create the workload if it is not there, follow its log, tell how it ended
+  run       the same with --command, whose files all pods share on a volume
   status    of the workload
   log       follow the log of the first pod
   delete    stop the workload and remove it
@@ -28,7 +29,7 @@ $COMMON_FLAGS
   --slices N            TPU slices (1)
   --nodes N             GPU nodes (1)
   --storage NAMES       volumes that \`xpk storage\` knows, separated by commas; --data and
-                        --workdir are paths on them
+                        --workdir are paths on them, or gs://BUCKET/FOLDER
   --spot                run on spot machines
 A pod that was preempted, or stopped and saved (status 75), is started again with all others.
 TEXT
@@ -38,9 +39,9 @@ own_flags="CLUSTER IMAGE SLICES NODES STORAGE" own_switches="SPOT"
 action=${1:-}
 [[ $# -eq 0 ]] || shift
 case $action in
-  image | train | status | log | delete) ;;
+  image | train | run | status | log | delete) ;;
   --help | -h | "") usage; [[ -n $action ]]; exit ;;
-  *) die "no action '$action': image, train, status, log or delete" ;;
+  *) die "no action '$action': image, train, run, status, log or delete" ;;
 esac
 parse "$@"
 SLICES=${SLICES:-1} NODES=${NODES:-1}
@@ -87,13 +88,20 @@ state() {
 # xpk puts the command into YAML within double quotes and traps SIGTERM for the process it starts:
 # hence no double quotes, and `exec`, so that this process is the run.
 command_line() {
-  local line
-  line="exec python -m dmphn_jax.main $(quoted --supervise --config "$CONFIG" \
-    --config.data.data_dir="$DATA" --workdir "$WORKDIR" ${overrides[@]+"${overrides[@]}"})"
+  local line supervise=--supervise
+  [[ -z ${COMMAND:-} ]] || supervise=""
+  line="exec python -m $module $(quoted ${supervise:+$supervise} "${work[@]}")"
+  # JAX detects the hosts of a TPU. A lone GPU node must be told that it is: its pod, one of an
+  # indexed job, cannot know.
   # shellcheck disable=SC2016 # for the pod's shell: xpk sets these for GPUs
-  [[ $(kind) == tpu || $NODES -eq 1 ]] ||
-    line+=' --coordinator $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT'\
-' --num-processes $NNODES --process-id $NODE_RANK'
+  case $(kind)-$NODES-${COMMAND:+command} in
+    tpu-*) ;;
+    gpu-1-) line+=' --coordinator 127.0.0.1:12355 --num-processes 1 --process-id 0' ;;
+    gpu-1-command) line+=' --process 0/1' ;;
+    gpu-*-command) line+=' --process $NODE_RANK/$NNODES' ;;
+    *) line+=' --coordinator $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT'\
+' --num-processes $NNODES --process-id $NODE_RANK' ;;
+  esac
   [[ $line != *'"'* && $line != *\\* ]] || die "no double quotes or backslashes in flags, for xpk"
   echo "$line"
 }
@@ -146,16 +154,17 @@ train() {
 exec 3>&1
 case $action in
   image) image; exit ;;
-  train)
+  train | run)
     need ACCELERATOR "v6e-16 or h100-80gb-8"
     need IMAGE us-docker.pkg.dev/my-project/dmphn/tpu
-    need_config
-    need DATA /data/gopro
-    need WORKDIR /data/runs/stack4 ;;
+    need_kind "$action"
+    need_work
+    [[ $action == run ]] || need DATA /data/gopro
+    [[ $action == run ]] || need WORKDIR /data/runs/stack4 ;;
 esac
 need_workload
 case $action in
-  train) dry_state=ABSENT; train ;;
+  train | run) dry_state=ABSENT; train ;;
   status)
     run xpk workload list "${where[@]}" --filter-by-job "$NAME"
     say "$NAME: $(state)" ;;

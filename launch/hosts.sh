@@ -15,6 +15,7 @@ usage() {
 usage: launch/hosts.sh ACTION [flags]
 
   train     train on all hosts and show their output; Ctrl-C stops all at one step, saved
+  run       run --command on all hosts, which share its files; a host that is lost is left out
   install   copy this commit to --folder of every host and install it there
   stop      ask the run to save and end, from another terminal
 
@@ -31,9 +32,9 @@ own_flags="HOSTS FOLDER PORT EXTRA" own_switches=""
 action=${1:-}
 [[ $# -eq 0 ]] || shift
 case $action in
-  train | install | stop) ;;
+  train | run | install | stop) ;;
   --help | -h | "") usage; [[ -n $action ]]; exit ;;
-  *) die "no action '$action': train, install or stop" ;;
+  *) die "no action '$action': train, run, install or stop" ;;
 esac
 parse "$@"
 need HOSTS '"gpu1 gpu2"'
@@ -103,11 +104,13 @@ attempt() {
   local i process status statuses=" "
   processes=()
   for i in "${!hosts[@]}"; do
-    local command=(bash "$FOLDER/launch/on_host.sh" foreground --config "$CONFIG"
-      ${DATA:+--config.data.data_dir="$DATA"} ${WORKDIR:+--workdir "$WORKDIR"}
-      ${overrides[@]+"${overrides[@]}"})
-    [[ ${#hosts[@]} -eq 1 ]] || command+=(--coordinator "${hosts[0]#*@}:$PORT"
-      --num-processes "${#hosts[@]}" --process-id "$i")
+    local command=(bash "$FOLDER/launch/on_host.sh" foreground "${work[@]}")
+    if [[ -n ${COMMAND:-} ]]; then
+      command+=(--process "$i/${#hosts[@]}")
+    elif [[ ${#hosts[@]} -gt 1 ]]; then
+      command+=(--coordinator "${hosts[0]#*@}:$PORT" --num-processes "${#hosts[@]}"
+        --process-id "$i")
+    fi
     # -tt: if the connection ends, the process there is hung up on, and saves.
     if [[ -n ${DRY_RUN:-} ]]; then
       run "${connection[@]}" -tt "${hosts[$i]}" "$(quoted "${command[@]}")"
@@ -126,10 +129,23 @@ attempt() {
     if [[ $status -gt 128 ]]; then wait "$process" 2>/dev/null || status=$?; fi
     statuses+="$status "
   done
+  [[ -z ${COMMAND:-} ]] || leave_out_lost
   for status in 2 1 130 75 137 134 143 255; do
     [[ $statuses != *" $status "* ]] || return "$status"
   done
   for status in $statuses; do [[ $status == 0 ]] || return "$status"; done
+}
+
+# Of a command's hosts that could not be reached none is needed: the others do its share.
+leave_out_lost() {
+  local i kept=() of
+  read -ra of <<<"$statuses"
+  for i in "${!hosts[@]}"; do
+    if [[ ${of[$i]:-} != 255 ]]; then kept+=("${hosts[$i]}"); fi
+  done
+  [[ ${#kept[@]} -gt 0 && ${#kept[@]} -lt ${#hosts[@]} ]] || return 0
+  say "going on with ${kept[*]}"
+  hosts=("${kept[@]}")
 }
 
 train() {
@@ -149,13 +165,13 @@ train() {
   return "$status"
 }
 
-[[ $action != train ]] || need_config
+case $action in train | run) need_kind "$action"; need_work ;; esac
 need_tool ssh "install OpenSSH"
 processes=()
 trap 'on_signal INT' INT
 trap 'on_signal TERM' TERM HUP
 case $action in
-  train) train ;;
+  train | run) train ;;
   install) install ;;
   stop) ask_all INT ;;
 esac

@@ -2,12 +2,14 @@
 # One host's part of a job, called by cloud_tpu.sh and hosts.sh over ssh. It runs in the checkout.
 #
 #   launch/on_host.sh install EXTRA          its own Python and packages, once per version
-#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts the run's folder
+#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts a run's folder of NFS
 #   launch/on_host.sh idle                   fails if a run is at work here
-#   launch/on_host.sh start [flags]          trains in the background; nothing if it does already
+#   launch/on_host.sh start [flags]          trains in the background; nothing if it does already;
+#                                            "deblur" or "evaluate" with its flags runs that
 #   launch/on_host.sh follow                 shows the log until the run ends; ends with its status
+#   launch/on_host.sh wait                   until the run ends; fails if it was stopped or killed
 #   launch/on_host.sh last                   shows the end of the log
-#   launch/on_host.sh foreground [flags]     trains in this terminal
+#   launch/on_host.sh foreground [flags]     trains, or runs, in this terminal
 #   launch/on_host.sh stop [SIGNAL]          asks the run here to save and end (INT: for good)
 #
 # `follow` says 70 where the run says 1, so that 1 is what an ssh client says of its own troubles.
@@ -29,29 +31,34 @@ install() {
   [[ -x $uv ]] || python3 -m pip install --quiet --user uv
   lock=requirements/py${python/./}.txt
   [[ -d .venv ]] || "$uv" venv --quiet --python "$python" .venv
-  "$uv" pip install --quiet --python .venv/bin/python -c "$lock" -e . ${extra:+"$extra"}
+  "$uv" pip install --quiet --python .venv/bin/python -c "$lock" -e '.[gcs]' ${extra:+"$extra"}
   echo "$(version) $extra" >"$state/installed"
 }
 
-# A bucket's data are copied to this host's disk, whose tiles are then mapped into memory; the
-# run's folder in a bucket is mounted. HOST:/SHARE is mounted by NFS; a path is a path.
+# A bucket's data are copied to this host's disk, whose tiles are then mapped into memory; a run
+# writes to a bucket itself. HOST:/SHARE is mounted by NFS; a path is a path.
 reach() {
-  local data=$1 workdir=$2 bucket prefix
+  local data=$1 workdir=$2
+  let_go data "$data"
+  let_go run "$workdir"
   case $data in
-    gs://*) mkdir -p data && gcloud storage rsync --recursive "$data" data ;;
+    gs://*)
+      mkdir -p data
+      gcloud storage rsync --recursive --delete-unmatched-destination-objects "$data" data ;;
     *:/*) mount_nfs "$data" data ;;
   esac
   case $workdir in
-    gs://*)
-      command -v gcsfuse >/dev/null ||
-        { echo "on_host.sh: gcsfuse is not installed on $(hostname)" >&2; exit 2; }
-      mkdir -p run
-      bucket=${workdir#gs://}/
-      prefix=${bucket#*/}
-      mountpoint -q run ||
-        gcsfuse --implicit-dirs ${prefix:+--only-dir "${prefix%/}"} "${bucket%%/*}" run ;;
+    gs://*) ;;
     *:/*) mount_nfs "$workdir" run ;;
   esac
+}
+
+# Unmounts folder $1 where a run of another place than $2 has mounted it.
+let_go() {
+  if [[ $(cat "$state/$1.place" 2>/dev/null || echo "$2") != "$2" ]] && mountpoint -q "$1"; then
+    sudo umount "$1"
+  fi
+  echo "$2" >"$state/$1.place"
 }
 
 mount_nfs() {
@@ -59,22 +66,25 @@ mount_nfs() {
   mountpoint -q "$2" || sudo mount -t nfs "$1" "$2"
 }
 
+# Training's flags begin with hyphens, a command with its name.
+module() { case ${1:-} in deblur | evaluate) echo dmphn_jax ;; *) echo dmphn_jax.main ;; esac; }
+
 start() {
   if alive; then
-    echo "on_host.sh: already training on $(hostname)"
+    echo "on_host.sh: already at work on $(hostname)"
     return
   fi
   rm -f "$state/status" "$state/pid"
   # A session of its own: the run outlives the connection it was started over.
   # shellcheck disable=SC2016 # for the inner shell
   STATE_FOLDER=$state setsid bash -c '
-    .venv/bin/python -m dmphn_jax.main "$@" &
+    .venv/bin/python -m "$@" &
     echo $! >"$STATE_FOLDER/pid"
     status=0
     wait $! || status=$?
     echo "$status" >"$STATE_FOLDER/status.new"
     mv "$STATE_FOLDER/status.new" "$STATE_FOLDER/status"
-  ' train "$@" >>"$state/log" 2>&1 </dev/null &
+  ' work "$(module "$@")" "$@" >>"$state/log" 2>&1 </dev/null &
   until alive || [[ -e $state/status ]]; do sleep 0.1; done
 }
 
@@ -85,19 +95,29 @@ follow() {
   else
     tail -n "${LINES_BACK:-20}" "$state/log"
   fi
-  # No status: the host was restarted under the run.
-  local status tries=0
-  until [[ -e $state/status || $((tries += 1)) -gt 20 ]]; do sleep 0.1; done
-  status=$(cat "$state/status" 2>/dev/null || echo 137)
+  local status
+  status=$(ended)
   [[ $status != 1 ]] || status=70
   exit "$status"
+}
+
+# Prints the status of the run that has ended; 137 if there is none: the host was restarted under it.
+ended() {
+  local tries=0
+  until [[ -e $state/status || $((tries += 1)) -gt 20 ]]; do sleep 0.1; done
+  cat "$state/status" 2>/dev/null || echo 137
+}
+
+wait_for_end() {
+  if alive; then tail -f /dev/null --pid "$(cat "$state/pid")"; fi
+  case $(ended) in 0 | 1 | 2 | 130) ;; *) exit 75 ;; esac
 }
 
 last() { tail -n 5 "$state/log"; }
 
 foreground() {
   echo $$ >"$state/pid" # stays that of the command that takes this shell's place
-  exec .venv/bin/python -m dmphn_jax.main "$@"
+  exec .venv/bin/python -m "$(module "$@")" "$@"
 }
 
 idle() {
@@ -110,6 +130,7 @@ stop() {
 
 action=${1:-}
 case $action in
+  wait) wait_for_end ;;
   install | reach | idle | start | follow | last | foreground | stop) shift; "$action" "$@" ;;
   *) echo "on_host.sh: no action '$action'" >&2; exit 2 ;;
 esac

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def reference() -> Path:
     if not (folder / "checkpoints").is_dir():
         pytest.skip("no reference data: set DMPHN_REFERENCE to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals() -> None:
+    """Has tests, and what they start, hear what nohup and a shell's background jobs ignore."""
+    for number, handler in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +54,41 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory):
         del os.environ["JAX_COMPILATION_CACHE_DIR"]
     else:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def store_emulator():
+    """The address of an emulator of Cloud Storage; skips where none is installed."""
+    from tests.support.object_store import emulator
+
+    before = os.environ.get("STORAGE_EMULATOR_HOST")
+    with emulator() as url:
+        os.environ.pop("STORAGE_EMULATOR_HOST", None)
+        yield url
+    if before is not None:
+        os.environ["STORAGE_EMULATOR_HOST"] = before
+
+
+@pytest.fixture
+def bucket(store_emulator, tmp_path, monkeypatch):
+    """A bucket of its own, reached through a proxy that fails on demand; nothing is waited for.
+
+    Attributes `address` (of the bucket), `proxy`.
+    """
+    import secrets
+    from types import SimpleNamespace
+
+    from google.cloud import storage as client
+
+    from dmphn_jax.storage import Address, store
+    from tests.support.object_store import Proxy
+
+    proxy = Proxy(store_emulator)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+    monkeypatch.setenv("DMPHN_STAGING", str(tmp_path / "staging"))
+    monkeypatch.setattr(store, "PAUSE", 0.01)
+    monkeypatch.setattr(store, "SECONDS", 1.0)
+    address = Address(f"bkt-{secrets.token_hex(6)}")
+    client.Client(project="none").create_bucket(address.bucket)
+    yield SimpleNamespace(address=address, proxy=proxy)
+    proxy.close()

@@ -43,7 +43,7 @@ def test_the_readme_lists_every_command():
         ("    python tools/kill_test.py --kils 20", "--kils"),
         ("    python tools/no_test.py", "no such file"),
         ("    from dmphn_jax.evaluation import scores_of_all", "no such name"),
-        ("    pip install '.[serve]'", "no such extra"),
+        ("    pip install '.[served]'", "no such extra"),
         ("    make dinner", "no such target"),
         ("see `dmphn evaluate --helpp`", "--helpp"),
         ("see `dmphn evaluated`", "no such command"),

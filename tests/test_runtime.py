@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -43,3 +44,18 @@ def test_quotas_are_read_of_the_group_and_those_around_it(monkeypatch):
     assert runtime._cpu_quotas() == [(300_000, 100_000)]
     files["/sys/fs/cgroup/cpu/cpu.cfs_quota_us"] = "150000\n"
     assert runtime._cpu_quotas() == [(300_000, 100_000), (150_000, 100_000)]
+
+
+def test_garbage_is_collected_again_after_a_start():
+    gc.enable()
+    try:
+        with runtime.without_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        gc.disable()
+        with runtime.without_collection():
+            pass
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -10,6 +10,7 @@ from pathlib import Path
 from dmphn_jax.data.options import BLURS, PREPARED
 from dmphn_jax.errors import UserError, run_command
 from dmphn_jax.files import settle
+from dmphn_jax.storage import local_only
 
 DEFAULT_DATA_DIR = "data"
 
@@ -87,6 +88,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if args.dataset == "video_deblurring" and args.blur != "blur":
         raise UserError("--blur blur_gamma: only gopro has that side")
+    local_only("--data-dir", args.data_dir)  # TFDS would begin, and fail half way
     if max(args.size) < 1 << 16 and args.stride > min(args.size):
         raise UserError(
             f"--stride {args.stride}: larger than the tile, frames would not be covered"

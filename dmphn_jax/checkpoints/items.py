@@ -1,7 +1,8 @@
 """Items of a checkpoint folder: trees of arrays and JSON records, as orbax lays them out.
 
 Orbax is known here, where its items are written and read, and in `training.checkpoints`, where
-its manager keeps a run's steps. Where its files lie is known here only.
+its manager keeps a run's steps. Where its files lie is known here only. It is imported where it is
+used: to read a whole checkpoint, tensorstore, which it reads by, is enough.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
+import numpy as np
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _LONGEST_RECORD = 16 << 20  # bytes; a record holds a configuration and a few remarks
 
@@ -29,6 +33,8 @@ def composite(arrays: Mapping[str, Any], records: Mapping[str, Any]) -> ocp.args
       arrays: item -> tree of arrays.
       records: item -> plain JSON values.
     """
+    import orbax.checkpoint as ocp
+
     return ocp.args.Composite(
         **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
         **{name: ocp.args.JsonSave(record) for name, record in records.items()},
@@ -42,6 +48,8 @@ def write(
 
     Raises OSError or ValueError if it cannot.
     """
+    import orbax.checkpoint as ocp
+
     with (
         quiet(),
         ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **alone()) as checkpointer,
@@ -54,6 +62,8 @@ def read_shapes(folder: str | os.PathLike[str], item: str) -> Any:
 
     Takes no memory for them. Raises as `read_arrays` does.
     """
+    import orbax.checkpoint as ocp
+
     with quiet():
         found = ocp.StandardCheckpointHandler().metadata(Path(folder).absolute() / item)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found.tree)
@@ -64,6 +74,8 @@ def read_arrays(folder: str | os.PathLike[str], item: str) -> Any:
 
     Raises an exception of some type if its files are damaged: orbax and tensorstore raise many.
     """
+    import orbax.checkpoint as ocp
+
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with (
         quiet(),
@@ -73,6 +85,48 @@ def read_arrays(folder: str | os.PathLike[str], item: str) -> Any:
             Path(folder).absolute() / item,
             args=ocp.args.StandardRestore(fallback_sharding=sharding),
         )
+
+
+def read_wanted(folder: str | os.PathLike[str], item: str, wanted: Any) -> Any:
+    """Returns those of an item's arrays that are wanted, on the host, without orbax.
+
+    A fifth of a second less than `read_arrays` at a process's start. It does not see what else is
+    there, and says nothing of what is wrong: a digest must tell that the tree is the whole one.
+
+    Args:
+      folder, item: which.
+      wanted: nested dict of `jax.ShapeDtypeStruct`s.
+
+    Returns their tree of NumPy arrays; None if one is missing, cannot be read, or is another's
+    shape or dtype, for which no memory is taken.
+    """
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{Path(folder).absolute() / item}/"}
+    leaves, tree = jax.tree_util.tree_flatten_with_path(wanted)
+    context = tensorstore.Context()
+
+    def spec(path: tuple[Any, ...]) -> dict[str, Any]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return {
+            "driver": "zarr",
+            "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
+        }
+
+    try:
+        opening = [
+            tensorstore.open(spec(path), open=True, read=True, context=context)
+            for path, _ in leaves
+        ]
+        found = [future.result() for future in opening]
+        for array, (_, leaf) in zip(found, leaves, strict=True):
+            if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
+                return None
+        reading = [array.read() for array in found]
+        arrays = [np.asarray(future.result()) for future in reading]
+    except Exception:  # tensorstore raises many types
+        return None
+    return jax.tree_util.tree_unflatten(tree, arrays)
 
 
 def record_file(folder: str | os.PathLike[str], item: str) -> Path:
@@ -100,6 +154,8 @@ def read_record(folder: str | os.PathLike[str], item: str) -> Any:
 
 def alone() -> dict[str, ocp.options.MultiprocessingOptions]:
     """Options of a checkpointer that this process uses alone: it waits for no other process."""
+    import orbax.checkpoint as ocp
+
     index = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"

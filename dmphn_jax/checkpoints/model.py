@@ -97,7 +97,7 @@ def save(
         )
         raise UserError(f"{path}: exists; {way_out}")
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), jax.device_get(params))
-    _check_tree(params, config, str(path))
+    _check_tree(params, parameter_shapes(config), str(path))
     record = model_item(params, config, info)
     try:
         with files.new_folder(path) as new:
@@ -152,16 +152,22 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     config = ModelConfig.from_dict(item["model"])
     if not (path / "params").is_dir():
         raise UserError(f"{path}: damaged: params/ is missing")
-    params = _read_params(path, config)
-    if digest(params) != item["digest"]:
-        raise UserError(f"{path}: damaged: the parameters do not match their digest")
+    wanted = parameter_shapes(config)
+    params = items.read_wanted(path, "params", wanted)
+    if params is not None and digest(params) == item["digest"]:
+        params = jax.device_put(params, jax.local_devices()[0])
+    else:
+        params = _read_params(path, wanted)
+        if digest(params) != item["digest"]:
+            raise UserError(f"{path}: damaged: the parameters do not match their digest")
     return Checkpoint(params, config, item.get("info") or {}, item["digest"])
 
 
-def _read_params(path: Path, config: ModelConfig) -> Params:
+def _read_params(path: Path, wanted: Params) -> Params:
+    """Reads the parameters of whatever shapes; raises UserError for what is wrong with them."""
     try:
         # First what the files declare: no memory is taken for arrays that are not the model's.
-        _check_tree(items.read_shapes(path, "params"), config, str(path))
+        _check_tree(items.read_shapes(path, "params"), wanted, str(path))
         return items.read_arrays(path, "params")
     except UserError:
         raise
@@ -169,14 +175,14 @@ def _read_params(path: Path, config: ModelConfig) -> Params:
         raise UserError(f"{path}: damaged: params/ cannot be read: {files.why(error)}") from None
 
 
-def _check_tree(params: Any, config: ModelConfig, where: str) -> None:
+def _check_tree(params: Any, wanted_tree: Any, where: str) -> None:
     """Raises UserError naming the first parameter that the model lacks, misses or shapes else."""
     wanted, found = (
         {
             parameter_name(path): leaf.shape
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
         }
-        for tree in (parameter_shapes(config), params)
+        for tree in (wanted_tree, params)
     )
     for name, shape in wanted.items():
         if name not in found:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmphn_jax import files
+from dmphn_jax import files, storage
 from dmphn_jax.checkpoints.download import DownloadError, Patience, fetch
 from dmphn_jax.checkpoints.torch import authors
 from dmphn_jax.errors import UserError, nearest
@@ -46,9 +46,11 @@ def check(name: str) -> None:
 def find(checkpoint: str | os.PathLike[str]) -> Path | None:
     """Returns the folder that is meant: the one of that path first, else that of a released model.
 
-    Returns None for a released model that is not here yet. Raises UserError, with the nearest
-    name, for what is neither.
+    Returns None for a released model that is not here yet, and for an address. Raises UserError,
+    with the nearest name, for what is neither.
     """
+    if isinstance(storage.place(checkpoint), storage.Address):
+        return None
     path, name = Path(checkpoint), os.fspath(checkpoint)
     if not os.path.lexists(path):
         files.settle(path)
@@ -60,10 +62,15 @@ def find(checkpoint: str | os.PathLike[str]) -> Path | None:
 
 
 def resolve(checkpoint: str | os.PathLike[str], *, quiet: bool = False) -> Path:
-    """Returns the folder of a checkpoint, as `find`; brings a released model that is not here.
+    """Returns the folder of a checkpoint, as `find`; brings what is not here.
+
+    A released model, or the checkpoint at an address, of which this machine's copy is returned.
 
     Raises UserError in one line for what is neither, or cannot be brought.
     """
+    where = storage.place(checkpoint)
+    if isinstance(where, storage.Address):
+        return storage.local_checkpoint(where, quiet=quiet)
     return find(checkpoint) or pull(os.fspath(checkpoint), quiet=quiet)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dmphn_jax import storage
 from dmphn_jax.checkpoints.torch import names
 from dmphn_jax.checkpoints.torch.reading import params_from_torch
 from dmphn_jax.checkpoints.torch.writing import check_free, write_torch
@@ -51,19 +52,21 @@ def main(argv: list[str]) -> int:
     if args.to_torch and args.model:
         parser.error("--model goes without --to-torch: a checkpoint knows its model")
     if args.to_torch:
-        check_free(Path(args.destination).absolute(), args.overwrite)  # before the slow imports
+        destination = storage.local_only("DST_DIR", args.destination)
+        check_free(destination.absolute(), args.overwrite)  # before the slow imports
         from dmphn_jax import checkpoints
 
         checkpoint = checkpoints.load(args.source)
         config = checkpoint.config
-        count = len(write_torch(checkpoint.params, config, args.destination, args.overwrite))
+        count = len(write_torch(checkpoint.params, config, destination, args.overwrite))
         done = f"written as {count} .pkl files"
     else:
         params, config = params_from_torch(args.source, args.model)
         from dmphn_jax import checkpoints
 
         origin = {"origin": f"PyTorch weights in {Path(args.source).absolute().name}"}
-        checkpoints.save(args.destination, params, config, origin, overwrite=args.overwrite)
+        with storage.outgoing(args.destination, overwrite=args.overwrite) as folder:
+            checkpoints.save(folder, params, config, origin, overwrite=args.overwrite)
         done = f"read from {len(names.parts(config))} .pkl files"
     width = "" if config.width == ModelConfig().width else f", width {config.width}"
     print(

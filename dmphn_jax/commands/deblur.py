@@ -8,156 +8,26 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dmphn_jax import checkpoints
-from dmphn_jax.commands.arguments import count, natural, percentage, pixels, positive
-from dmphn_jax.commands.film_flags import add_film_flags, film_line, film_options, run_film_jobs
+from dmphn_jax import checkpoints, storage
+from dmphn_jax.commands.deblur_flags import FORMATS, extensions, parser
+from dmphn_jax.commands.film_flags import film_line, film_options, run_film_jobs
 from dmphn_jax.commands.network import load_network
 from dmphn_jax.commands.progress import bars
-from dmphn_jax.errors import UserError, nearest
+from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
-from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
     from dmphn_jax.inference.films import FilmOptions
-    from dmphn_jax.inference.jobs import Job
+    from dmphn_jax.inference.jobs import Job, Plan
+    from dmphn_jax.inference.pipeline import Result
+    from dmphn_jax.inference.shared_jobs import Run, SharedJobs
     from dmphn_jax.inference.tally import Tally
-
-_FORMATS = {
-    "png": "PNG",
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-    "webp": "WEBP",
-    "bmp": "BMP",
-    "tif": "TIFF",
-    "tiff": "TIFF",
-}
-_EPILOG = """\
-Reads PNG, JPEG, WebP, BMP, TIFF and still GIF: gray, RGB, palette, 1-bit, CMYK, with and without
-alpha, 8 and 16 bits; turned upright as EXIF says. Alpha is kept as it is, gray stays gray, 16 bits
-stay 16 in PNG and TIFF; ICC profile, EXIF, XMP and resolution are carried over where the output's
-format holds them. Animations and multi-page files are refused: split them into frames first.
-
-Films: mp4, mov, mkv, webm, avi, and what else FFmpeg reads. Sound, subtitles, frame times, colour
-tags and chapters are kept; rotation is applied. A film becomes a film (--output out.mp4, or a
-folder) or, with --format, a folder of frames; a folder of frames becomes a film with --output
-out.mp4. An interrupted film goes on where it stopped.
-
-A file that fails is told at the end, on one line, and the others are done; so is one whose output
-is another's too (a.gif beside a.png) or a folder's name. Run again after an interrupt: finished
-outputs are skipped. Exit status: 0 all done, 1 some files failed, 2 wrong use, 74 all done but the
-summary could not be printed.
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Returns the command line of `dmphn deblur`."""
-    result = argparse.ArgumentParser(
-        prog="dmphn deblur",
-        description="Deblur images, films, and folders of them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = result.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="image, film, or folder (all below it)")
-    add(
-        "-c",
-        "--checkpoint",
-        required=True,
-        metavar="CKPT",
-        help="folder of the trained model, or a released one's name, such as stack4, which is "
-        "downloaded at its first use",
-    )
-    add(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="folder, which keeps the inputs' tree; or a file, for a single image or film",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
-        "exact (default float32)",
-    )
-    depth = result.add_mutually_exclusive_group()
-    depth.add_argument(
-        "--stages", type=count, metavar="N", help="run a stack's first N stages only: faster"
-    )
-    depth.add_argument(
-        "--budget-ms",
-        type=positive,
-        metavar="T",
-        help="run as many stages as take T milliseconds per image, measured here for every size",
-    )
-    ensemble = result.add_mutually_exclusive_group()
-    ensemble.add_argument(
-        "--ensemble",
-        action="store_true",
-        help="mean over the 8 flips and quarter turns: a little better, eight times the time",
-    )
-    ensemble.add_argument(
-        "--shift-ensemble",
-        action="store_true",
-        help="mean over places of the patch grid: no seams at patch borders, two or four times "
-        "the time",
-    )
-    add(
-        "--format",
-        choices=_FORMATS,
-        metavar="F",
-        help=f"of the outputs: {', '.join(_FORMATS)} (default: as the input's name); a film's "
-        "frames come out one by one",
-    )
-    add(
-        "--quality",
-        type=percentage,
-        default=95,
-        metavar="Q",
-        help="of JPEG and WebP, 1 to 100; 100 makes WebP lossless (default 95)",
-    )
-    add("--overwrite", action="store_true", help="replace outputs that exist (default: skip them)")
-    add("-n", "--dry-run", action="store_true", help="say what would be done, and do nothing")
-    add(
-        "--max-pixels",
-        type=pixels,
-        default=100_000_000,
-        metavar="N",
-        help="refuse larger images, by the size they declare (default 100M)",
-    )
-    add(
-        "--extensions",
-        metavar="LIST",
-        help="take only these of a folder's files, as png,jpg (default: every kind that is read)",
-    )
-    add(
-        "--tile",
-        type=count,
-        metavar="N",
-        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
-        "into memory, else in tiles that do)",
-    )
-    add(
-        "--overlap",
-        type=natural,
-        metavar="M",
-        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
-        "the whole image's result)",
-    )
-    add(
-        "--split-rows",
-        action="store_true",
-        help="split every image by rows over all devices (default: each device its own images)",
-    )
-    add("--workers", type=count, metavar="N", help="threads to decode, and to encode, with")
-    add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
-    add_film_flags(result)
-    return result
+    from dmphn_jax.processes.places import Place
 
 
 def main(argv: list[str]) -> int:
@@ -165,18 +35,28 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if args.budget_ms and (args.ensemble or args.shift_ensemble):
         raise UserError("--budget-ms: measures single passes; leave the ensemble out")
+    for what, given in (("--output", args.output), *(("INPUT", path) for path in args.inputs)):
+        storage.local_only(what, given or "")
     # Slow to import, and not needed for --help.
-    from dmphn_jax.inference.jobs import plan
+    from dmphn_jax.inference.layout import plan
     from dmphn_jax.inference.pipeline import Result
+    from dmphn_jax.inference.shared_jobs import clear_leftovers
     from dmphn_jax.inference.tally import Tally
+    from dmphn_jax.processes import places
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata is dropped silently
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    place = places.find(args.process)
+    if place and args.overwrite:
+        raise UserError(
+            "--overwrite: of several processes none can tell new outputs from old ones; remove "
+            "the old ones, or name another --output"
+        )
     laid_out = plan(
         args.inputs,
         args.output,
-        format=_FORMATS.get(args.format),
-        extensions=_extensions(args.extensions),
+        format=FORMATS.get(args.format),
+        extensions=extensions(args.extensions),
         overwrite=args.overwrite,
     )
     found = checkpoints.find(args.checkpoint)  # a wrong one is told before any work
@@ -184,79 +64,160 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
     films = film_options(args, tally.todo)
+    folder = _output_folder(laid_out.jobs, args.output)
     if args.dry_run:
         return _dry_run(laid_out.jobs, args.max_pixels, tally)
     if any(not job.problem for job in tally.todo):
-        _make_output_folder(tally.todo, args.output)
+        _make_output_folder(folder, args.output)
+        if place:
+            return _share(laid_out, tally, args, films, folder, place)
         _run(tally, args, films)
     else:  # nothing that needs a network
         for job in tally.todo:
             tally.add(Result(job, f"{shown(job.source)}: {job.problem}"))
+    if not tally.failures:
+        clear_leftovers(folder)
     _report(tally, args)
     return 1 if tally.failures else 0
 
 
-def _run(tally: Tally, args: argparse.Namespace, films: FilmOptions) -> None:
-    """Deblurs; what was done by an interrupt is reported before it goes on its way."""
-    from dmphn_jax.inference.buckets import MOST
-    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
+def _share(
+    laid_out: Plan,
+    tally: Tally,
+    args: argparse.Namespace,
+    films: FilmOptions,
+    folder: str,
+    place: Place,
+) -> int:
+    """Does this process's share; returns 1 if something failed in any process, else 0."""
+    from dmphn_jax.inference.shared_jobs import FOLDER, SharedJobs
+    from dmphn_jax.processes import places
+    from dmphn_jax.processes.claims import Claims
 
-    network = load_network(args)
+    places.keep_to_own_chips()
+    with Claims(Path(folder) / FOLDER, str(place)) as claims:
+        jobs = SharedJobs(claims, laid_out, folder, place)
+        _run(tally, args, films, jobs, name=str(place))
+        if jobs.shared.complete:
+            claims.clear()
+        _report(tally, args, elsewhere=jobs.told)
+    return 1 if tally.failures or jobs.shared.failures else 0
+
+
+def _run(
+    tally: Tally,
+    args: argparse.Namespace,
+    films: FilmOptions,
+    jobs: SharedJobs | None = None,
+    name: str = "",
+) -> None:
+    """Deblurs; what was done by an interrupt is reported before it goes on its way."""
     new_bar = bars(args.quiet)
     pictures = [job for job in tally.todo if not job.film]
-    if len(pictures) > MOST:  # else not even a program for each size is too many
-        network.compile_for(read_sizes(pictures, args.workers))
-    results = run_jobs(
-        pictures,
-        network.submit,
-        max_pixels=args.max_pixels,
-        quality=args.quality,
-        workers=args.workers,
-        submitted=PER_DEVICE * network.at_once,
-    )
-    moving = [job for job in tally.todo if job.film]
-    film_results = run_film_jobs(
-        moving,
-        network.submit,
-        films,
-        model=network.model,
-        devices=network.at_once,
-        new_bar=new_bar,
-    )
-    bar = new_bar(total=len(pictures), unit=" images")
-    restore = _exit_on_sigterm()
+    if jobs:
+        run = _deblurring(args, films, jobs.pictures, lambda: None)
+        bar = new_bar(total=len(tally.todo), unit=" files", desc=name)
+        results = jobs.results(run)
+    else:
+        run = _deblurring(args, films, pictures, lambda: bar.close())
+        bar = new_bar(total=len(pictures), unit=" images")
+        results = run(tally.todo, lambda job: True)
+    ending = 128 + signal.SIGTERM if jobs is None else os.EX_TEMPFAIL  # the rest is for another
+    restore = _exit_on_sigterm(ending)
     try:
         for result in results:
             tally.add(result)
-            bar.update()
-        bar.close()
-        network.compile_for([])  # a film is worth a program for its own size
-        for result in film_results:
-            tally.add(result)
+            if jobs:
+                bar.update(jobs.shared.done - bar.n)
+            elif not result.job.film:
+                bar.update()
+        if jobs:
+            bar.update(jobs.shared.done - bar.n)
     except (KeyboardInterrupt, SystemExit):
         results.close()
-        film_results.close()
         bar.close()
         _report(tally, args, interrupted=True)
         raise
     finally:
         results.close()
-        film_results.close()
         bar.close()
         restore()
 
 
-def _report(tally: Tally, args: argparse.Namespace, *, interrupted: bool = False) -> None:
-    """Prints a line per failure on stderr, the summary on stdout."""
+def _deblurring(
+    args: argparse.Namespace,
+    films: FilmOptions,
+    pictures: Sequence[Job],
+    before_films: Callable[[], object],
+) -> Run:
+    """Loads the network; returns what does jobs with it, pictures first.
+
+    Args:
+      args, films: what is asked for.
+      pictures: those by whose sizes the programs are chosen.
+      before_films: called between the two.
+    """
+    from dmphn_jax.inference.buckets import MOST
+    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
+
+    network = load_network(args)
+    # Else not even a program for each size is too many.
+    sizes = read_sizes(pictures, args.workers) if len(pictures) > MOST else []
+
+    def run(jobs: Iterable[Job], take: Callable[[Job], bool]) -> Generator[Result, None, None]:
+        moving: list[Job] = []
+
+        def still() -> Iterator[Job]:
+            for job in jobs:
+                if job.film:
+                    moving.append(job)
+                else:
+                    yield job
+
+        if sizes:
+            network.compile_for(sizes)
+        yield from run_jobs(
+            still(),
+            network.submit,
+            take=take,
+            max_pixels=args.max_pixels,
+            quality=args.quality,
+            workers=args.workers,
+            submitted=PER_DEVICE * network.at_once,
+        )
+        before_films()
+        network.compile_for([])  # a film is worth a program for its own size
+        yield from run_film_jobs(
+            filter(take, moving),
+            network.submit,
+            films,
+            model=network.model,
+            devices=network.at_once,
+            new_bar=bars(args.quiet),
+        )
+
+    return run
+
+
+def _report(
+    tally: Tally,
+    args: argparse.Namespace,
+    *,
+    interrupted: bool = False,
+    elsewhere: Sequence[str] = (),
+) -> None:
+    """Prints a line per failure on stderr, the summary and the timings on stdout."""
+    from dmphn_jax.inference.clock import CLOCK
+
     sys.stdout.flush()
     for line in tally.failures:
         print(f"dmphn: failed: {line}", file=sys.stderr)
-    if args.quiet:
-        return
-    for line in tally.summary(args.output, interrupted=interrupted):
+    summary = tally.summary(args.output, interrupted=interrupted, elsewhere=elsewhere)
+    lines = [] if args.quiet else [*summary]
+    for line in lines + ([str(CLOCK)] if args.timings else []):
         print(line)
     sys.stdout.flush()
-    if interrupted:
+    if interrupted and not args.quiet:
         print("interrupted: run the same command again to do the rest", file=sys.stderr)
 
 
@@ -289,30 +250,14 @@ def _dry_run(jobs: list[Job], max_pixels: int, tally: Tally) -> int:
     return 1 if failed else 0
 
 
-def _extensions(text: str | None) -> tuple[str, ...]:
-    """Reads `--extensions`."""
-    from dmphn_jax.images.core import EXTENSIONS
-    from dmphn_jax.video.encoding import EXTENSIONS as FILM_EXTENSIONS
-
-    known = (*EXTENSIONS, *FILM_EXTENSIONS)
-    if text is None:
-        return tuple(extension for extension in known if extension != ".ts")  # TypeScript's too
-    names = ["." + part.strip().lower().lstrip(".") for part in text.split(",") if part.strip(" .")]
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"--extensions {name[1:]}: not read here{nearest(name, known)}; "
-                f"known: {', '.join(each[1:] for each in known)}"
-            )
-    if not names:
-        raise UserError("--extensions: no extension given, as png,jpg")
-    return tuple(names)
+def _output_folder(jobs: list[Job], output: str) -> str:
+    """Returns the folder of the outputs: `--output`, or where the file lies that it names."""
+    single = len(jobs) == 1 and jobs[0].output == output
+    return (os.path.dirname(output) or ".") if single else output
 
 
-def _make_output_folder(todo: list[Job], output: str) -> None:
+def _make_output_folder(folder: str, output: str) -> None:
     """Makes the output folder, so that a wrong one is told before the model is loaded."""
-    single = len(todo) == 1 and todo[0].output == output
-    folder = (os.path.dirname(output) or ".") if single else output
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -321,13 +266,13 @@ def _make_output_folder(todo: list[Job], output: str) -> None:
         raise UserError(f"--output {shown(output)}: no permission to write there")
 
 
-def _exit_on_sigterm() -> Callable[[], object]:
+def _exit_on_sigterm(status: int) -> Callable[[], object]:
     """Makes SIGTERM (a job's time is up) end as an interrupt does; returns what undoes it."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(status)
 
     previous = signal.signal(signal.SIGTERM, leave)
     return lambda: signal.signal(signal.SIGTERM, previous)

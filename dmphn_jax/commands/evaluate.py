@@ -7,6 +7,7 @@ import io
 import shlex
 from pathlib import Path
 
+from dmphn_jax import storage
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import PRECISIONS
@@ -18,7 +19,13 @@ The table stands beside the paper's figures for each model.
 
 With --report, results are kept per image in FOLDER/results.jsonl, and the same command goes on
 where it was stopped; FOLDER/report.md and report.json hold the tables. Delete results.jsonl if
-the images behind the same names have changed."""
+the images behind the same names have changed.
+
+Several processes, on one machine or many, share the pairs where a launcher (srun, mpirun, a TPU
+slice's) or --process tells them that they are several: --report names the folder they share. Those
+that see everything scored write the one report. Exit status: 0 all scored, or others are still at
+it; 1 some pairs failed; of several processes 75 after SIGTERM: the others, or the same command
+again, do the rest."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         help="share batches among N local devices (all)",
     )
     add("--batch-size", type=arguments.count, metavar="B", help="images per batch (one per device)")
+    add(
+        "--process",
+        metavar="I/N",
+        help="this is process I (from 0) of N that share the pairs, by files in FOLDER of --report "
+        "(default: as the launcher tells)",
+    )
     add("--no-timing", action="store_true", help="do not measure the time of one image")
     add("--report", metavar="FOLDER", help="keep results there and write report.md, report.json")
     add("--per-image", metavar="FILE", help="write a CSV of every image's scores")
@@ -99,42 +112,63 @@ def main(argv: list[str]) -> int:
     for name in ("size", "count", "seed", "motion"):
         if name in given and args.data != "synthetic":
             raise UserError(f"--synthetic-{name} needs --data synthetic")
+    for flag in ("report", "save_images", "per_image"):
+        if value := getattr(args, flag):
+            storage.local_only(f"--{flag.replace('_', '-')}", value)
     if args.su_frames and args.data != "video_deblurring":
         raise UserError("--su-frames needs --data video_deblurring")
 
     from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation import markdown
-    from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
+    from dmphn_jax.evaluation.run import EvaluationOptions, evaluate, evaluate_together
     from dmphn_jax.evaluation.selection import PairSelection
+    from dmphn_jax.processes import places
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
-    report = evaluate(
-        EvaluationOptions(
-            pairs=PairSelection(
-                args.data,
-                args.split,
-                SourceOptions(**given),
-                su_frames=args.su_frames,
-                limit=args.limit,
-            ),
-            checkpoints=tuple(args.checkpoints),
-            stages=args.stages,
-            ensemble=args.ensemble,
-            precision=args.precision,
-            devices=args.devices,
-            batch_size=args.batch_size,
-            timing=not args.no_timing,
-            folder=args.report,
-            save_images=args.save_images,
-            per_image=args.per_image,
-            command=shlex.join(["dmphn", "evaluate", *argv]),
-        )
+    options = EvaluationOptions(
+        pairs=PairSelection(
+            args.data,
+            args.split,
+            SourceOptions(**given),
+            su_frames=args.su_frames,
+            limit=args.limit,
+        ),
+        checkpoints=tuple(args.checkpoints),
+        stages=args.stages,
+        ensemble=args.ensemble,
+        precision=args.precision,
+        devices=args.devices,
+        batch_size=args.batch_size,
+        timing=not args.no_timing,
+        folder=args.report,
+        save_images=args.save_images,
+        per_image=args.per_image,
+        command=shlex.join(["dmphn", "evaluate", *_without_place(argv)]),
     )
+    place = places.find(args.process)
+    if place:
+        places.keep_to_own_chips()
+        report, failed = evaluate_together(options, place)
+        if report is None:
+            return 1 if failed else 0
+    else:
+        report = evaluate(options)
     print(markdown.text(report), end="")
     if args.stages == "all" and args.report and not args.no_timing and args.checkpoints:
         _draw(Path(args.report))
     return 1 if report.failed else 0
+
+
+def _without_place(argv: list[str]) -> list[str]:
+    """Returns arguments without `--process`: the report of several is one."""
+    kept = list(argv)
+    for at, arg in enumerate(argv):
+        if arg == "--process":
+            del kept[at : at + 2]
+        elif arg.startswith("--process="):
+            del kept[at]
+    return kept
 
 
 def _draw(folder: Path) -> None:

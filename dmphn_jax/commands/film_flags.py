@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ def film_options(args: argparse.Namespace, jobs: Sequence[Job]) -> FilmOptions:
 
 
 def run_film_jobs(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     submit: Submit,
     options: FilmOptions,
     *,

@@ -1,4 +1,4 @@
-"""The network of `dmphn deblur`, with what its flags put around it."""
+"""The network that computes images: its flags, and what they put around it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dmphn_jax import checkpoints
+from dmphn_jax.commands.arguments import count, natural
+from dmphn_jax.models import PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,22 +34,72 @@ class Network(NamedTuple):
     model: dict[str, str]
 
 
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of which network computes, and how: `dmphn deblur`'s and `dmphn serve`'s."""
+    add = parser.add_argument
+    add(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="folder of the trained model, or a released one's name, such as stack4, which is "
+        "downloaded at its first use",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the computation; float16 is faster on a GPU, bfloat16 on GPU and TPU, but less "
+        "exact (default float32)",
+    )
+    add(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="compute larger images in tiles of N pixels on a side (default: whole where they fit "
+        "into memory, else in tiles that do)",
+    )
+    add(
+        "--overlap",
+        type=natural,
+        metavar="M",
+        help="pixels that neighbouring tiles share, up to half a tile (default: as many as give "
+        "the whole image's result)",
+    )
+
+
 def load_network(args: argparse.Namespace) -> Network:
     """Loads the network and puts around it what the flags ask for."""
+    from dmphn_jax.runtime import without_collection
+
+    with without_collection():
+        return _load_network(args)
+
+
+def _load_network(args: argparse.Namespace) -> Network:
+    import jax
+
+    from dmphn_jax.inference.clock import CLOCK
     from dmphn_jax.inference.deblurrer import Deblurrer
     from dmphn_jax.inference.depth import WithinBudget
     from dmphn_jax.inference.ensembles import Ensemble, SelfEnsemble, ShiftEnsemble
+    from dmphn_jax.models import convolutions_for
     from dmphn_jax.runtime import cache_compilations
 
     cache_compilations()
-    deblurrer = Deblurrer(
-        checkpoints.resolve(args.checkpoint, quiet=args.quiet),
-        stages=args.stages,
-        precision=args.precision,
-        tile=args.tile,
-        overlap=args.overlap,
-        split_rows=args.split_rows,
-    )
+    CLOCK.count_programs()
+    CLOCK.imported()
+    with CLOCK.kernels:
+        convolutions_for(jax.local_devices()[0].platform)
+    with CLOCK.checkpoint:
+        deblurrer = Deblurrer(
+            checkpoints.resolve(args.checkpoint, quiet=args.quiet),
+            stages=args.stages,
+            precision=args.precision,
+            tile=args.tile,
+            overlap=args.overlap,
+            split_rows=args.split_rows,
+        )
     network: Deblurrer | WithinBudget = deblurrer
     ensemble: Ensemble | None = None
     if args.budget_ms:
@@ -58,7 +110,7 @@ def load_network(args: argparse.Namespace) -> Network:
         ensemble = ShiftEnsemble(deblurrer, deblurrer.config)
     flags = ("stages", "budget_ms", "precision", "ensemble", "shift_ensemble", "tile", "overlap")
     return Network(
-        submit=(ensemble or network).submit,
+        submit=CLOCK.measured((ensemble or network).submit),
         compile_for=lambda sizes: network.compile_for(ensemble.sizes(sizes) if ensemble else sizes),
         at_once=1 if args.split_rows else len(deblurrer.devices),
         model={

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
+from dmphn_jax import storage
 from dmphn_jax.training import status
 
 DESCRIPTION = """\
@@ -23,16 +23,19 @@ def main(argv: list[str]) -> int:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="folder of the run")
+    parser.add_argument(
+        "workdir", metavar="WORKDIR", help="folder of the run, or gs://BUCKET/FOLDER"
+    )
     parser.add_argument("--json", action="store_true", help="print the fields, and `health`")
     args = parser.parse_args(argv)
-    fields = status.read(Path(args.workdir))
+    fields = status.read(storage.place(args.workdir))
     print(json.dumps(fields, indent=1) if args.json else text(fields))
     return 0 if fields["health"] == "ok" else 1
 
 
 def text(fields: dict[str, Any]) -> str:
     """Returns the lines a person reads."""
+    from dmphn_jax.training import speed
     from dmphn_jax.training.run_log import duration
 
     now = time.time()
@@ -40,7 +43,8 @@ def text(fields: dict[str, Any]) -> str:
     lines = [f"{fields['state']}: step {step:,} of {num_steps:,} ({step / num_steps:.1%})"]
     if fields.get("images_per_second"):
         left = f", {duration(fields['seconds_left'])} left" if fields["state"] == "training" else ""
-        lines.append(f"rate: {fields['images_per_second']:.1f} images/s{left}")
+        rate = f"rate: {fields['images_per_second']:.1f} images/s"
+        lines.append(f"{rate}{speed.told(fields)}{left}")
     if "loss" in fields:
         lines.append(f"loss: {fields['loss']:.5f}, PSNR {fields['psnr']:.2f} dB")
     kept = fields["checkpoint"] or "none yet"

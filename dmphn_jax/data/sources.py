@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmphn_jax import storage
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.data.options import (
     FEEDS,
@@ -17,6 +18,7 @@ from dmphn_jax.data.options import (
     check_choice,
 )
 from dmphn_jax.errors import UserError, nearest
+from dmphn_jax.storage import Address
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -57,26 +59,31 @@ def open_source(
         )
     if name in PREPARED:
         return _open_prepared(name, split, options, tiles=split == "train" and not whole)
-    path = Path(options.data_dir if name == "folder" else name).expanduser()
-    if not path.exists():
+    path = _place(options.data_dir if name == "folder" else name)
+    if not storage.exists(path):
         known = ", ".join(SOURCES)
         raise UserError(
             f"data source {name!r}: no such folder, nor one of {known}{nearest(name, SOURCES)}"
             if name != "folder"
             else f"config.data.data_dir={path}: no such folder of pairs"
         )
-    if (path / "dataset_info.json").is_file():
+    if storage.is_file(path / "dataset_info.json"):
         return _open_records(path, split, options.views)
     from dmphn_jax.data.folder import open_folder
 
-    return open_folder(path, split, options.blur)
+    return open_folder(storage.staged(path), split, options.blur)
+
+
+def _place(where: str | os.PathLike[str]) -> Path | Address:
+    found = storage.place(where)
+    return found.expanduser() if isinstance(found, Path) else found
 
 
 def _open_prepared(name: str, split: str, options: SourceOptions, tiles: bool) -> PairSource:
     """Opens the first prepared config of: the one asked for, or raw tiles and frames."""
     from dmphn_jax.data.tfds_source import dataset_folder
 
-    data_dir = Path(options.data_dir).expanduser()
+    data_dir = _place(options.data_dir)
     gamma = "" if options.blur == "blur" else "_gamma"
     frames = f"frames{gamma}"
     if options.records:
@@ -84,7 +91,7 @@ def _open_prepared(name: str, split: str, options: SourceOptions, tiles: bool) -
     elif split == "test":
         configs = [frames]
     else:
-        own = sorted(path.name for path in data_dir.glob(f"{name}/crops_*"))
+        own = [path.name for path in storage.glob(data_dir, f"{name}/crops_*")]
         crops = [f"crops{gamma}", *(c for c in own if c.endswith("_gamma") == bool(gamma))]
         configs = [*crops, frames] if tiles else [frames, *crops]
     for config in configs:
@@ -98,9 +105,10 @@ def _open_prepared(name: str, split: str, options: SourceOptions, tiles: bool) -
     )
 
 
-def _open_records(folder: Path, split: str, views: bool) -> PairSource:
+def _open_records(where: Path | Address, split: str, views: bool) -> PairSource:
     from dmphn_jax.data.tfds_source import CropsSource, FramesSource
 
+    folder = storage.staged(where)
     # <dataset>/<config>/<version>, as TFDS lays them out
     if folder.parent.name.startswith("crops"):
         return CropsSource(folder, split, views=views)

@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from dmphn_jax import storage
 from dmphn_jax.data import record_views
 from dmphn_jax.data.base import Pair
 from dmphn_jax.data.tiles import crop_starts, tile_of, tile_starts
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.images import read_rgb
+from dmphn_jax.storage import Address
 
 
-def dataset_folder(data_dir: str | os.PathLike[str], name: str, config: str) -> Path | None:
+def dataset_folder(data_dir: Path | Address, name: str, config: str) -> Path | Address | None:
     """Returns the newest prepared version of a config below `data_dir`, or None."""
     versions = [
         path
-        for path in Path(data_dir).expanduser().glob(f"{name}/{config}/*.*.*")
-        if (path / "dataset_info.json").is_file() and path.name.replace(".", "").isdigit()
+        for path in storage.glob(data_dir, f"{name}/{config}/*.*.*")
+        if storage.is_file(path / "dataset_info.json") and path.name.replace(".", "").isdigit()
     ]
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 

@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +31,8 @@ def score_pairs(
     devices: Sequence[jax.Device] | None = None,
     on_image: Callable[[ImageScores, np.ndarray], None] | None = None,
     on_scores: Callable[[ImageScores], None] | None = None,
-    on_failure: Callable[[str], None] | None = None,
+    on_failure: Callable[[int, str], None] | None = None,
+    take: Callable[[int], bool] = lambda index: True,
 ) -> EvaluationResult:
     """Scores a method on pairs of a source, batch by batch.
 
@@ -41,29 +43,30 @@ def score_pairs(
       method: a `Deblurrer` (of a checkpoint, or of a training run's params and config), or
         whatever has its `submit`. Its images are scored on the devices that hold them.
       source: the pairs.
-      indices: those to score; all by default. Processes of one run may take every n-th each.
+      indices: those to score; all by default. Read as pairs are.
       batch_size: images per batch; by default one per device.
       devices: as many images make a batch by default, and those on the host are shared among
         them to be scored; all local ones by default.
       on_image: called with the scores and the deblurred image, uint8 (H, W, 3), of every pair.
         Without it the images stay on the device.
       on_scores: called after it, with the scores alone.
-      on_failure: called with one line for every pair that cannot be read or scored.
+      on_failure: called with its index and one line for every pair that cannot be scored.
+      take: asked when a pair has been read, before it is scored or has failed: False leaves it out.
 
     Raises UserError if a batch does not fit into memory or its outputs are not finite.
     """
     devices = list(devices or jax.local_devices())
     batch_size = batch_size or len(devices)
-    indices = list(range(len(source)) if indices is None else indices)
+    indices = range(len(source)) if indices is None else indices
     images: list[ImageScores] = []
     failures: list[str] = []
     timed_images, timed_seconds, sizes = 0, 0.0, set()
     begun = time.perf_counter()
-    for batch in _batches(source, indices, batch_size):
-        if isinstance(batch, str):
-            failures.append(batch)
+    for batch in _batches(source, indices, batch_size, take):
+        if isinstance(batch, _Failure):
+            failures.append(batch.line)
             if on_failure:
-                on_failure(batch)
+                on_failure(*batch)
             continue
         blurry = np.stack([pair.blurry for _, pair in batch])
         sharp = np.stack([pair.sharp for _, pair in batch])
@@ -163,10 +166,20 @@ def _read(source: PairSource, index: int) -> Pair | str:
     return pair
 
 
+class _Failure(NamedTuple):
+    """A pair that cannot be scored."""
+
+    index: int
+    line: str
+
+
 def _batches(
-    source: PairSource, indices: Sequence[int], batch_size: int
-) -> Iterator[list[tuple[int, Pair]] | str]:
-    """Yields batches of pairs of one size, and a line for each pair that has failed.
+    source: PairSource,
+    indices: Iterable[int],
+    batch_size: int,
+    take: Callable[[int], bool] = lambda index: True,
+) -> Iterator[list[tuple[int, Pair]] | _Failure]:
+    """Yields batches of pairs of one size, and a `_Failure` for each pair that has failed.
 
     Sizes may alternate: pairs wait for others of their size, but no more than a few batches do.
     """
@@ -180,8 +193,10 @@ def _batches(
     )
     with contextlib.closing(pairs):
         for index, pair in pairs:
+            if not take(index):
+                continue
             if isinstance(pair, str):
-                yield pair
+                yield _Failure(index, pair)
                 continue
             group = waiting.setdefault(pair.blurry.shape, [])
             group.append((index, pair))

@@ -110,12 +110,18 @@ def _identified(name: str, file: IO[bytes], signature: bytes) -> PIL.Image.Image
         ) from None
 
 
+_MOST_FRAMES = 32  # of a TIFF that are looked at
+
+
 def _check_single(name: str, image: PIL.Image.Image) -> None:
     """Refuses files of several frames, whose other frames would be lost without a word."""
-    frames = getattr(image, "n_frames", 1)
-    if frames == 1 or image.format == "MPO":  # a JPEG with its previews: the first is the picture
+    if image.format == "MPO":  # a JPEG with its previews: the first is the picture
         return
-    if isinstance(image, TiffImageFile) and frames <= 32:
+    tiff = isinstance(image, TiffImageFile)
+    frames = _few_frames(image) if tiff else getattr(image, "n_frames", 1)
+    if frames == 1:
+        return
+    if isinstance(image, TiffImageFile) and frames <= _MOST_FRAMES:
         # Previews and masks (NewSubfileType 1 and 4) beside one picture are common.
         others = 0
         for index in range(1, frames):
@@ -124,7 +130,23 @@ def _check_single(name: str, image: PIL.Image.Image) -> None:
         image.seek(0)
         if not others:
             return
-    raise ImageError(f"{name}: holds {frames} frames; split it into still images first")
+    count = f"more than {_MOST_FRAMES}" if tiff and frames > _MOST_FRAMES else str(frames)
+    raise ImageError(f"{name}: holds {count} frames; split it into still images first")
+
+
+def _few_frames(image: PIL.Image.Image) -> int:
+    """Returns how many frames a TIFF holds; `_MOST_FRAMES` + 1 for any more.
+
+    Pillow's `n_frames` takes a time that grows with their square: for a stranger's file of 2 MB
+    8 s, for one of 100 MB hours.
+    """
+    count = 1
+    with contextlib.suppress(EOFError):
+        while count <= _MOST_FRAMES:
+            image.seek(count)
+            count += 1
+    image.seek(0)
+    return count
 
 
 _unlimited = 0

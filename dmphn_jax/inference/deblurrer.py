@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -12,6 +12,8 @@ import numpy as np
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.inference import buckets, memory, programs, tiles
+from dmphn_jax.inference.frames import Frame, each, pixels_of
+from dmphn_jax.inference.padding import padded_to
 from dmphn_jax.inference.pending import Pending, Tiled, Whole
 from dmphn_jax.inference.placement import Placement
 from dmphn_jax.inference.programs import Network, Programs
@@ -19,17 +21,21 @@ from dmphn_jax.models import PRECISIONS, ModelConfig
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 
-_LEAST_TILE = 256  # pixels; where not even that fits, the error tells
+_ON_DEVICE = 2  # frames submitted and not taken back, for a device: one computes, one is copied
 
 
 class Deblurrer:
     """A network ready to deblur images of any size.
 
-        sharp = Deblurrer("CHECKPOINT")(blurry)
+        deblurrer = Deblurrer("stack4")  # or a checkpoint's folder
+        sharp = deblurrer(blurry)  # an image or a batch
+        sharp = deblurrer("blurry.jpg")
+        for sharp in deblurrer(iter(frames)):  # one by one, of any length
 
-    Images are RGB, uint8 or uint16, of any height and width from 1 up; results have their dtype,
-    rounded to nearest. Sizes the patch grid does not divide are padded by reflection at the
-    bottom and the right, by the least amount, and cropped back. A size compiles at its first use.
+    Images are RGB, uint8 or uint16 on their dtype's whole range, of any height and width from 1
+    up; results have their dtype, rounded to nearest. Sizes the patch grid does not divide are
+    padded by reflection at the bottom and the right, by the least amount, and cropped back. A size
+    compiles at its first use.
 
     Images larger than `tile` pixels on a side are computed in tiles, and so are those for which
     the program for the whole would need more memory than is free. With the default overlap, tiles
@@ -119,10 +125,35 @@ class Deblurrer:
         """Those that compute."""
         return self._placement.devices
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Deblurs one image, (H, W, 3) uint8 or uint16; the result has its shape and dtype."""
-        result: np.ndarray = self.batch(np.asarray(image)[None])[0]
-        return result
+    @overload
+    def __call__(self, image: Frame) -> np.ndarray: ...
+
+    @overload
+    def __call__(self, image: Iterator[Frame]) -> Iterator[np.ndarray]: ...
+
+    def __call__(self, image: Frame | Iterator[Frame]) -> np.ndarray | Iterator[np.ndarray]:
+        """Deblurs an image, a batch, an image file, or frames as they come.
+
+        Args:
+          image: one of
+            an array (H, W, 3) or (B, H, W, 3), uint8 or uint16, RGB;
+            the path of an image file, as `images.read_image` reads it: turned upright as EXIF
+            says, gray as RGB, uint8 or uint16; without its alpha channel and metadata, which
+            `dmphn deblur` keeps;
+            an iterator of these, each of a size of its own.
+
+        Returns an array of the image's shape and dtype, on the host. Of an iterator an iterator,
+        which yields one for each frame, in order: it reads as many frames ahead as keep the
+        devices busy, two for each, and computes nothing before the first is asked for.
+
+        Raises ValueError for another shape, TypeError for another dtype, and UserError, in one
+        line, for a file that cannot be read or an output that is not finite (`Pending.check`). Of
+        an iterator these come in the frame's place, and end it.
+        """
+        if isinstance(image, Iterator):
+            return each(image, self.submit, _ON_DEVICE * len(self.devices))
+        pixels = pixels_of(image)
+        return self.batch(pixels) if pixels.ndim == 4 else self.batch(pixels[None])[0]
 
     def batch(self, images: np.ndarray) -> np.ndarray:
         """Deblurs images of one size, (B, H, W, 3) uint8 or uint16, shared among the devices.
@@ -175,11 +206,11 @@ class Deblurrer:
 
     def _start(self, images: np.ndarray, device: jax.Device | None) -> Pending:
         images = np.asarray(images)
-        padded = self._pad(images)
+        padded = padded_to(self.config.multiple, images)
         tile = self.tile
         if tile is None or max(padded.shape[1:3]) <= tile:
             program, *arguments = self._program_for(padded, device)
-            tile = tile or self._tile_that_fits(program, *arguments)
+            tile = tile or self._tile_that_fits(program, arguments)
             if tile is None or max(padded.shape[1:3]) <= tile:
                 results, finite = program(*arguments)
                 return Whole(images.shape, results, finite, self.precision)
@@ -210,7 +241,7 @@ class Deblurrer:
         DMSN's scale k, to its share of it). `features` are left on the padded grid.
         """
         image = np.asarray(image)
-        padded = self._pad(image[None])
+        padded = padded_to(self.config.multiple, image[None])
         raw = jax.device_get(self.programs.raw(*self.place(padded)))
         height, width = image.shape[:2]
 
@@ -220,17 +251,6 @@ class Deblurrer:
 
         stages, levels = jax.tree.map(crop, (raw.stages, raw.levels))
         return Output(stages, levels, raw.features)
-
-    def _pad(self, images: np.ndarray) -> np.ndarray:
-        """Pads (B, H, W, 3) by reflection to the sizes the patch grid divides."""
-        if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-            raise ValueError(f"images of shape {images.shape}: RGB needed, (height, width, 3)")
-        if images.dtype not in (np.uint8, np.uint16):
-            raise TypeError(f"images of dtype {images.dtype}: uint8 or uint16 needed")
-        rows, columns = self.config.multiple
-        missing = ((0, 0), (0, -images.shape[1] % rows), (0, -images.shape[2] % columns), (0, 0))
-        # NumPy reflects again and again where an image is smaller than its padding.
-        return np.pad(images, missing, mode="reflect") if np.any(missing) else images
 
     def place(self, images: np.ndarray) -> tuple[dict[str, Any], jax.Array]:
         """Returns parameters and images on the devices that compute: one, or all sharing a batch.
@@ -252,37 +272,15 @@ class Deblurrer:
         self.overlap = overlap
         self._fitting: dict[tuple[tuple[int, ...], np.dtype], int | None] = {}
 
-    def _tile_that_fits(self, program: Any, *arguments: Any) -> int | None:
-        """Returns the size of tiles for images that do not fit whole; None for those that do.
-
-        Told once per size, by what the compiler has planned for it.
-        """
+    def _tile_that_fits(self, program: Any, arguments: Sequence[Any]) -> int | None:
+        """Returns the size of tiles for images that do not fit whole, told once per size."""
         images = arguments[1]
         key = images.shape, images.dtype
         if key not in self._fitting:
-            self._fitting[key] = self._find_tile_that_fits(program, *arguments)
+            self._fitting[key] = memory.tile_that_fits(
+                self._network, self.overlap, self.params, program, arguments
+            )
         return self._fitting[key]
-
-    def _find_tile_that_fits(self, program: Any, *arguments: Any) -> int | None:
-        images = arguments[1]
-        allowed = memory.allowed(self.devices[0], len(images.devices()))
-        if allowed is None:
-            return None
-        needed = programs.bytes_needed(program, *arguments)
-        if needed <= allowed:
-            return None
-        _, height, width, _ = images.sharding.shard_shape(images.shape)
-        side = int((len(images) * height * width * allowed / needed) ** 0.5)
-        while side > _LEAST_TILE:
-            layout = tiles.lay_out(self.config, self.stages, (height, width), side, self.overlap)
-            row, column = layout.rows[0], layout.columns[0]
-            run = programs.tile(self._network, layout.grids(row, column))
-            window = jax.ShapeDtypeStruct((1, *layout.size, 3), images.dtype)
-            weights = row.weights, column.weights
-            if programs.bytes_needed(run, self.params, window, *weights) <= allowed:
-                break
-            side = side * 3 // 4
-        return max(side, _LEAST_TILE)
 
     def _run_tile(
         self,

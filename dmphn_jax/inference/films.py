@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -17,6 +18,7 @@ import numpy as np
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
 from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, Image, write_image
+from dmphn_jax.inference.clock import CLOCK
 from dmphn_jax.inference.frame_folder import FrameFolder
 from dmphn_jax.inference.jobs import Job
 from dmphn_jax.inference.pipeline import Computing, Result, default_workers, failure
@@ -87,7 +89,7 @@ class _Batch(NamedTuple):
 
 
 def run_films(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     submit: Submit,
     options: FilmOptions,
     *,
@@ -167,7 +169,8 @@ class _Film:
         writer = PartWriter(parts, settled, info, length, shown(self._job.source))
         with closing(writer), closing(self._start(info, done)) as bar:
             computed = self._computed(source, done, size)
-            written = map_ahead(writer.write, computed, threads=1, ahead=_AHEAD)
+            write = functools.partial(CLOCK.encode.of, writer.write)
+            written = map_ahead(write, computed, threads=1, ahead=_AHEAD)
             with closing(computed), closing(written):
                 for count in written:
                     bar.update(count)
@@ -184,7 +187,8 @@ class _Film:
 
         def write(item: tuple[int, FilmFrame]) -> tuple[str, ...]:
             path = _frame_path(folder, item[0], self._job.frames)
-            return write_image(path, Image(item[1].pixels), quality=options.quality)
+            with CLOCK.encode:
+                return write_image(path, Image(item[1].pixels), quality=options.quality)
 
         notes: dict[str, None] = {}
         workers = default_workers()
@@ -205,7 +209,10 @@ class _Film:
         first = self._options.first + done
         batches = _batches(source.frames(first, self._options.stop), size)
         endless = map_ahead(
-            lambda _: next(batches, None), itertools.repeat(None), threads=1, ahead=_AHEAD
+            lambda _: CLOCK.decode.of(next, batches, None),
+            itertools.repeat(None),
+            threads=1,
+            ahead=_AHEAD,
         )
         started: collections.deque[tuple[Computing, list[int]]] = collections.deque()
 

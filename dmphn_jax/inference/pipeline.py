@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from dmphn_jax.images import (
     read_size,
 )
 from dmphn_jax.images import write_image as write
+from dmphn_jax.inference.clock import CLOCK
 from dmphn_jax.inference.jobs import Job
 from dmphn_jax.runtime import cores
 
@@ -65,9 +67,10 @@ def read_sizes(jobs: Sequence[Job], workers: int | None = None) -> list[tuple[in
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     submit: Callable[[np.ndarray], Computing],
     *,
+    take: Callable[[Job], bool] = lambda job: True,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     quality: int = DEFAULT_QUALITY,
     workers: int | None = None,
@@ -82,9 +85,11 @@ def run_jobs(
     interrupt, leaves finished outputs and no half ones.
 
     Args:
-      jobs: what to do.
+      jobs: what to do; read as they are begun.
       submit: `Deblurrer.submit`, or what does as it does with (1, H, W, 3) uint8 or uint16; it and
         the results' `result` are called in this thread.
+      take: asked in this thread just before a job's image, decoded by then, is submitted, or found
+        to have failed: False drops it without a Result.
       max_pixels: larger images are refused.
       quality: of JPEG and WebP.
       workers: threads that decode, and as many that encode; `default_workers()` if None.
@@ -92,7 +97,7 @@ def run_jobs(
       submitted: images submitted and not taken back at once; `PER_DEVICE` for each device.
     """
     workers = workers or default_workers()
-    pipeline = _Pipeline(jobs, submit, max_pixels, quality, workers, in_flight, submitted)
+    pipeline = _Pipeline(jobs, submit, take, max_pixels, quality, workers, in_flight, submitted)
     try:
         yield from pipeline.results()
     finally:
@@ -113,8 +118,9 @@ class _Pipeline:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job],
         submit: Callable[[np.ndarray], Computing],
+        take: Callable[[Job], bool],
         max_pixels: int,
         quality: int,
         workers: int,
@@ -122,21 +128,23 @@ class _Pipeline:
         submitted: int,
     ) -> None:
         self._most_submitted = submitted
-        self._submit, self._max_pixels, self._quality = submit, max_pixels, quality
+        self._submit, self._take_job = submit, take
+        self._max_pixels, self._quality = max_pixels, quality
         self._row = 2 * workers  # jobs in decoding, and in encoding, at most
-        self._budget = _Budget(in_flight)
+        self._budget = Budget(in_flight)
         self._decoders = ThreadPoolExecutor(workers, "decode")
         self._encoders = ThreadPoolExecutor(workers, "encode")
-        self._waiting = collections.deque(jobs)
+        self._waiting = iter(jobs)
         self._decoding: dict[Future[tuple[Image, int]], Job] = {}
         self._computing: collections.deque[_Started] = collections.deque()
         self._encoding: dict[Future[tuple[str, ...]], tuple[Job, tuple[str, ...]]] = {}
 
     def results(self) -> Generator[Result, None, None]:
-        while self._waiting or self._decoding or self._computing or self._encoding:
-            while self._waiting and len(self._decoding) < self._row:
-                job = self._waiting.popleft()
+        while True:
+            for job in itertools.islice(self._waiting, self._row - len(self._decoding)):
                 self._decoding[self._decoders.submit(self._decode, job)] = job
+            if not (self._decoding or self._computing or self._encoding):
+                return
             # A full row of results to write holds back the next image.
             full = len(self._encoding) >= self._row
             awaited: set[Future[Any]] = {*self._encoding, *([] if full else self._decoding)}
@@ -168,7 +176,8 @@ class _Pipeline:
         cost = header.width * header.height
         self._budget.acquire(cost)
         try:
-            return read_image(job.source, max_pixels=self._max_pixels), cost
+            with CLOCK.decode:
+                return read_image(job.source, max_pixels=self._max_pixels), cost
         except BaseException:
             self._budget.release(cost)
             raise
@@ -177,6 +186,10 @@ class _Pipeline:
         """Submits a decoded image; returns a Result if that, or the decoding, has failed."""
         job = self._decoding.pop(decoded)
         error = decoded.exception()
+        if not self._take_job(job):
+            if not error:
+                self._budget.release(decoded.result()[1])
+            return None
         if error:
             return Result(job, failure(job, error))
         image, cost = decoded.result()
@@ -201,7 +214,8 @@ class _Pipeline:
 
     def _encode(self, job: Job, image: Image, cost: int) -> tuple[str, ...]:
         try:
-            return write(job.output, image, quality=self._quality)
+            with CLOCK.encode:
+                return write(job.output, image, quality=self._quality)
         finally:
             self._budget.release(cost)
 
@@ -227,14 +241,15 @@ def failure(job: Job, error: BaseException, shape: tuple[int, ...] | None = None
     return f"{shown(job.source)}: {type(error).__name__}: {text}"
 
 
-class _Budget:
-    """A count shared by threads; whoever finds it spent waits."""
+class Budget:
+    """A count shared by threads; whoever finds it spent waits. One alone may take more than all."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._used, self._closed = limit, 0, False
         self._changed = threading.Condition()
 
     def acquire(self, amount: int) -> None:
+        """Takes an amount once it is there; raises CancelledError after `close`."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not self._used or self._used + amount <= self._limit
@@ -244,11 +259,13 @@ class _Budget:
             self._used += amount
 
     def release(self, amount: int) -> None:
+        """Gives it back."""
         with self._changed:
             self._used -= amount
             self._changed.notify_all()
 
     def close(self) -> None:
+        """Lets nobody wait any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

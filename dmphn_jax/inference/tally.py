@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dmphn_jax.files import shown
 from dmphn_jax.inference.jobs import Job, Plan
@@ -50,8 +50,10 @@ class Tally:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in self._ignored.most_common(5))
         return f"; other files passed over: {kinds}"
 
-    def summary(self, output: str, *, interrupted: bool = False) -> Iterator[str]:
-        """Yields the lines that end a run; `output` is where to."""
+    def summary(
+        self, output: str, *, interrupted: bool = False, elsewhere: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """Yields the lines that end a run; `output` is where to, `elsewhere` of other processes."""
         for (kind, note), count in self._notes.items():
             yield f"note ({count} {kind}{'s' if count > 1 else ''}): {note}"
         # Files being written at an interrupt are finished, but not counted any more.
@@ -61,4 +63,4 @@ class Tally:
             parts.append(f"{self.skipped} skipped, their outputs exist (--overwrite replaces them)")
         if self._failures:
             parts.append(f"{len(self._failures)} failed")
-        yield "; ".join(parts) + self.ignored
+        yield "; ".join([*parts, *elsewhere]) + self.ignored

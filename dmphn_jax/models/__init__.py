@@ -51,8 +51,8 @@ def build(
 
     Args:
       config: the model.
-      dtype: compute dtype, one of `PRECISIONS`; parameters, images and the convolutions
-        that read and write images stay float32.
+      dtype: compute dtype, one of `PRECISIONS`; parameters and images stay float32, and the
+        convolutions that read and write images keep more of them: `blocks.image_precision`.
       remat: recompute each encoder's and decoder's activations in the backward pass.
       convolutions: the formulation of the convolutions, such as `convolutions_for(platform)`;
         XLA's own (`models.convolutions.XLA`) by default.
@@ -134,8 +134,11 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from dmphn_jax.models.convolutions import ShapesOnly
+
     image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
-    return jax.eval_shape(build(config).init, jax.random.key(0), image)["params"]
+    module = build(config, convolutions=ShapesOnly())
+    return jax.eval_shape(lambda image: module.init(jax.random.key(0), image), image)["params"]
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:

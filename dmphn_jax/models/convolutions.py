@@ -159,6 +159,25 @@ class DilatedConvolutions(Convolutions):
         return nn.relu(y) if kind.relu else y
 
 
+@dataclasses.dataclass(frozen=True)
+class ShapesOnly(Convolutions):
+    """Zeros in the place of every result: to trace a network's parameters, in half the time."""
+
+    def convolve(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        kernel: jax.Array,
+        bias: jax.Array,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns zeros of the shape and dtype of the convolution's result."""
+        batch, height, width, _ = x.shape
+        size = (2 * height, 2 * width) if kind.transposed else (height, width)
+        shape = (batch, size[0] // kind.stride, size[1] // kind.stride, kernel.shape[3])
+        return jnp.zeros(shape, kind.output or kernel.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _convolve(
     convolutions: Convolutions,

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -196,12 +197,10 @@ def _read(compiled: Any, program: programs.Lowered, request: Request) -> dict[st
     written = sum(op.bytes * op.times for op in convolutions)
     return {
         "exchanges": tuple(
-            Exchange(op.opcode.removesuffix("-start"), op.bytes, -(-op.times // turns))
-            for op in hlo.collectives(found)
+            Exchange(*kind, times) for kind, times in _exchanges(found, turns).items()
         ),
         "operations": cost.get("flops"),
-        "bytes": cost.get("bytes accessed")
-        or sum((op.read + op.bytes) * op.times for op in found) / turns,
+        "bytes": sum(op.traffic * op.times for op in found) / turns,
         "cycles": None if cycles is None else cycles // turns,
         "moves": sum(op.times for op in moves) // turns,
         "moves_cycles": sum((op.cycles or 0) * op.times for op in moves) // turns,
@@ -211,6 +210,14 @@ def _read(compiled: Any, program: programs.Lowered, request: Request) -> dict[st
         "moved": tuple(_listed(op, turns) for op in moves) if request.explain else (),
         "text": text if request.text else "",
     }
+
+
+def _exchanges(found: list[hlo.Operation], turns: int) -> Counter[tuple[str, int]]:
+    """Returns how often a step exchanges, by kind and bytes."""
+    counted: Counter[tuple[str, int]] = Counter()
+    for op in hlo.collectives(found):
+        counted[op.opcode.removesuffix("-start"), op.bytes] += -(-op.times // turns)
+    return counted
 
 
 def _listed(op: hlo.Operation, turns: int) -> Listed:

@@ -18,7 +18,8 @@ _BITS = {
 }  # fmt: skip
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
-_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\](\{[^}]*\})?")
+_SPACE = re.compile(r"S\(\d+\)")  # of memory, in a layout: 1 is a TPU's own
 _OPCODE = re.compile(r"^([a-z][\w\-]*)\(")
 _COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
@@ -41,11 +42,14 @@ class Operation:
       opcode: such as "fusion", "copy", "all-reduce"; of a custom call its target.
       shapes: (dtype, dimensions) of every array of its result.
       read: bytes of its operands, without the padding of the device's tiles.
+      traffic: bytes that it reads from and writes to the device's memory; what lies in a TPU's own
+        memory is left out. Arrays that it uses a part of count whole, but not of mere slices.
       times: how often it runs in one call of the program.
       cycles: the compiler's estimate for once; None where it has none.
       where: the model's own name, such as "stage_1/level_3/encoder/block_1/conv_1", with
         "gradient of " before it in a backward pass; JAX's name where no model is in it.
-      moves: whether it computes nothing: a copy, or a fusion of what only moves.
+      moves: whether it computes nothing: a copy, or a fusion of what only moves. A prefetch, which
+        brings a tensor as it lies into a TPU's own memory while others compute, is none.
       convolution: whether it is a convolution, or a fusion around one.
     """
 
@@ -53,6 +57,7 @@ class Operation:
     opcode: str
     shapes: Shapes
     read: int
+    traffic: int
     times: int
     cycles: int | None
     where: str
@@ -76,6 +81,7 @@ class _Raw:
     rest: str
     opcode: str
     shapes: Shapes
+    layouts: tuple[str, ...]
 
 
 def _size(shapes: Shapes) -> int:
@@ -146,26 +152,42 @@ def _parse(name: str, rest: str) -> _Raw:
     else:
         kind, _, after = rest.partition(" ")
     opcode = _OPCODE.match(after)
+    arrays = _ARRAY.findall(kind)
     shapes = tuple(
-        (dtype, tuple(int(n) for n in sizes.split(",") if n))
-        for dtype, sizes in _ARRAY.findall(kind)
+        (dtype, tuple(int(n) for n in sizes.split(",") if n)) for dtype, sizes, _ in arrays
     )
-    return _Raw(name, after, opcode[1] if opcode else "", shapes)
+    layouts = tuple(layout for *_, layout in arrays)
+    return _Raw(name, after, opcode[1] if opcode else "", shapes, layouts)
 
 
 def _collect(
     name: str, times: int, computations: dict[str, list[_Raw]], turns: int, found: list[Operation]
 ) -> None:
     lines = computations.get(name, [])
-    sizes = {raw.name: _size(raw.shapes) for raw in lines}
+    by_name = {raw.name: raw for raw in lines}
     for raw in lines:
         for inner, factor in _called(raw, turns):
             _collect(inner, times * factor, computations, turns, found)
         if raw.opcode in _FREE:
             continue
         operands = re.findall(r"%([\w.\-]+)", raw.rest.partition(")")[0])
-        read = sum(sizes.get(operand, 0) for operand in operands)
-        found.append(_operation(raw, read, times, computations))
+        parts = [by_name[operand] for operand in operands if operand in by_name]
+        found.append(_operation(raw, parts, times, computations))
+
+
+def _traffic(raw: _Raw, operands: list[_Raw]) -> int:
+    """Returns `Operation.traffic`."""
+    if raw.opcode.endswith("-done"):
+        return 0
+    if raw.opcode in ("copy-start", "slice-start"):  # (source, target, ...)
+        sides = sum("S(1)" not in layout for layout in raw.layouts[:2])
+        return sides * _size(raw.shapes[1:2])
+    return sum(
+        _size((shape,))
+        for part in (raw, *operands)
+        for shape, layout in zip(part.shapes, part.layouts)
+        if "S(1)" not in layout
+    )
 
 
 # They take no time of their own: what a loop or a branch runs is counted where it stands.
@@ -189,7 +211,9 @@ def _called(raw: _Raw, turns: int) -> Iterator[tuple[str, int]]:
                 yield inner.lstrip("%"), 1
 
 
-def _operation(raw: _Raw, read: int, times: int, computations: dict[str, list[_Raw]]) -> Operation:
+def _operation(
+    raw: _Raw, operands: list[_Raw], times: int, computations: dict[str, list[_Raw]]
+) -> Operation:
     estimate = re.search(r'"estimated_cycles":"(\d+)"', raw.rest)
     target = re.search(r'custom_call_target="([^"]+)"', raw.rest)
     label = re.search(r'op_name="([^"]*)"', raw.rest)
@@ -198,15 +222,24 @@ def _operation(raw: _Raw, read: int, times: int, computations: dict[str, list[_R
         name=raw.name,
         opcode=target[1] if target else raw.opcode,
         shapes=raw.shapes,
-        read=read,
+        read=sum(_size(part.shapes) for part in operands),
+        traffic=_traffic(raw, [raw] if all(part.opcode == "slice" for part in parts) else operands),
         times=times,
         cycles=int(estimate[1]) if estimate else None,
         where=model_name(label[1]) if label else "",
-        moves=all(part.opcode in MOVES for part in parts),
+        moves=all(part.opcode in MOVES for part in parts) and not _prefetch(raw),
         convolution=any(
             part.opcode == "convolution" or '"__cudnn$conv' in part.rest for part in parts
         ),
     )
+
+
+def _prefetch(raw: _Raw) -> bool:
+    """Tells whether an asynchronous copy changes the space of memory alone, or nothing."""
+    if raw.opcode != "copy-start":
+        return False
+    (one, other), (here, there) = raw.shapes[:2], raw.layouts[:2]
+    return one == other and _SPACE.sub("", here) == _SPACE.sub("", there)
 
 
 def _fused(raw: _Raw, computations: dict[str, list[_Raw]]) -> list[_Raw]:
@@ -231,9 +264,10 @@ def model_name(op_name: str) -> str:
     is "gradient of stage_1/level_2/encoder/conv_2".
     """
     parts = op_name.split("/")
-    start = next((i for i, part in enumerate(parts) if re.fullmatch(r"stage_\d+", part)), None)
-    if start is None:
+    starts = [i for i, part in enumerate(parts) if re.fullmatch(r"stage_\d+", part)]
+    if not starts:
         return op_name
-    named = itertools.takewhile(_MODULE.fullmatch, parts[start:])
+    start = starts[-1]  # what is computed again may name itself twice
+    named = filter(_MODULE.fullmatch, parts[start:])  # "checkpoint" may lie between
     backward = any("transpose(" in part for part in parts[:start])
     return ("gradient of " if backward else "") + "/".join(n.partition(".")[0] for n in named)

@@ -119,6 +119,7 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
     images_lie = PartitionSpec("data")
     if request.split_rows:
         program, images_lie = by_rows(network, mesh), PartitionSpec()
+        layout = "xla"  # whatever the platform's own is: XLA splits its convolutions alone
         local = batch / mesh.size
     else:
         program = whole(network).quantised if mesh.size == 1 else shared(network, mesh)

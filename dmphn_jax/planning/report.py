@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from dmphn_jax.planning.machines import Machine
-from dmphn_jax.planning.request import Compiled, Listed, Memory
+from dmphn_jax.planning.request import Compiled, Exchange, Listed, Memory
 
 NOTHING_RAN = (
     "Nothing was executed: these are figures of the compiler, estimates and bounds, "
@@ -118,6 +119,15 @@ class Plan:
         }
 
 
+def by_kind(exchanges: Sequence[Exchange]) -> list[tuple[str, int, int]]:
+    """Returns (kind, how often, bytes in all) of exchanges, in the order of their first ones."""
+    found: dict[str, tuple[int, int]] = {}
+    for item in exchanges:
+        times, size = found.get(item.kind, (0, 0))
+        found[item.kind] = times + item.times, size + item.times * item.bytes
+    return [(kind, *sums) for kind, sums in found.items()]
+
+
 def text(plan: Plan) -> str:
     """Returns the plan for people."""
     machine, compiled = plan.machine, plan.compiled
@@ -165,7 +175,8 @@ def _work_lines(plan: Plan) -> list[str]:
     compiled = plan.compiled
     unit = "step" if plan.run else "call"
     exchanges = ", ".join(
-        f"{item.times} {item.kind} of {_megabytes(item.bytes)}" for item in compiled.exchanges
+        f"{times} {kind} of {_megabytes(size)}{' in all' if times > 1 else ''}"
+        for kind, times, size in by_kind(compiled.exchanges)
     )
     done = "" if compiled.operations is None else f"{compiled.operations / 1e12:.3g}e12 for "
     lines = [

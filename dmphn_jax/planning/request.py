@@ -108,8 +108,7 @@ class Compiled:
         it says that the program takes, 0 where it does not say.
       exchanges: collectives.
       operations: as compiled, by XLA's own analysis; None where it gives none.
-      bytes: read and written, by XLA's own analysis; where it gives none, of every operation's
-        operands and results.
+      bytes: read from and written to the device's memory: the sum of `hlo.Operation.traffic`.
       model_operations: of the network's convolutions, the layout's waste left out.
       cycles: estimated; None where the compiler has no estimate.
       moves, moves_cycles: operations on full-resolution tensors that only move or convert, their

@@ -18,7 +18,11 @@ from dmphn_jax.planning import machines
 from dmphn_jax.planning.request import Compiled, Request
 
 _INSTALL = {
-    "tpu": ("libtpu", "pip install libtpu (make plan builds .venv-plan with it)"),
+    "tpu": (
+        "libtpu",
+        "pip install libtpu, or set TPU_LIBRARY_PATH to its libtpu.so (make plan builds .venv-plan "
+        "with it)",
+    ),
     "cuda": (
         "jax_cuda13_plugin",
         'pip install "jax[cuda13]" (make plan-gpu builds .venv-plan-gpu with it)',
@@ -34,7 +38,9 @@ def ask(request: Request, progress: Callable[[str], None]) -> list[Compiled]:
     """
     machine = machines.parse(request.machine)
     module, install = _INSTALL[machine.chip.platform]
-    if importlib.util.find_spec(module) is None:
+    # JAX's own variable: a library that lies outside of this environment.
+    library = os.environ.get("TPU_LIBRARY_PATH", "") if machine.chip.platform == "tpu" else ""
+    if not os.path.isfile(library) and importlib.util.find_spec(module) is None:
         raise UserError(f"--devices {machine.name}: its compiler is not installed: {install}")
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -43,7 +49,7 @@ def ask(request: Request, progress: Callable[[str], None]) -> list[Compiled]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=os.environ | _environment(machine.chip.platform),
+            env=os.environ | environment(machine.chip.platform),
         )
         try:
             answer = _converse(process, request, progress)
@@ -76,7 +82,7 @@ def _converse(
     return {}
 
 
-def _environment(platform: str) -> dict[str, str]:
+def environment(platform: str) -> dict[str, str]:
     """Returns what the process needs: JAX itself computes nowhere but on the CPU."""
     common = {"JAX_PLATFORMS": "cpu", "DMPHN_CPU_KERNELS": "0"}
     if platform == "tpu":

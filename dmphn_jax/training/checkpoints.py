@@ -28,6 +28,7 @@ from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import why
 from dmphn_jax.models import ModelConfig, parameter_name
+from dmphn_jax.storage import Address
 from dmphn_jax.training import run_record
 from dmphn_jax.training.run_record import DamagedError
 from dmphn_jax.training.state import TrainState
@@ -67,7 +68,7 @@ class RunCheckpoints:
         """Takes note of the folder; the first save makes it."""
         self.folder = Path(folder).absolute()
         self.model = model
-        self.last_good: Path | None = None
+        self.last_good: Path | Address | None = None
         self._keep = keep
         self._warn = warn
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -77,7 +78,7 @@ class RunCheckpoints:
         """Returns the item `run` of the newest checkpoint whose description reads, else None."""
         for step in self.steps():
             try:
-                return run_record.read(self.folder / str(step))
+                return run_record.read(self._here(step))
             except DamagedError as error:
                 self._set_aside(step, error)
         return None
@@ -91,13 +92,12 @@ class RunCheckpoints:
           template: a state of the run's structure; arrays or shapes.
         """
         for step in self.steps():
-            path = self.folder / str(step)
             try:
-                resumed = self._read(path, template)
+                resumed = self._read(self._here(step), template)
             except DamagedError as error:
                 self._set_aside(step, error)
             else:
-                self.last_good = path
+                self.last_good = self._place(step)
                 return resumed
         return None
 
@@ -142,8 +142,22 @@ class RunCheckpoints:
             if "_manager" in self.__dict__:
                 self._manager.close()
 
+    def _place(self, step: int) -> Path | Address:
+        """Returns where a checkpoint is, as a user calls it."""
+        return self.folder / str(step)
+
+    def _here(self, step: int) -> Path:
+        """Returns a folder with the checkpoint of a step; raises DamagedError if it is damaged."""
+        return self.folder / str(step)
+
+    def _written(self, step: int, run: dict[str, Any]) -> None:
+        """Is called when a checkpoint stands in its folder."""
+
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
+        return self._new_manager()
+
+    def _new_manager(self) -> ocp.CheckpointManager:
         policies = checkpoint_managers.preservation_policy
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics["score"],
@@ -189,7 +203,8 @@ class RunCheckpoints:
             )
         if not saved:
             raise OSError(None, f"step {step} was not saved")
-        self.last_good = self.folder / str(step)
+        self._written(step, run)
+        self.last_good = self._place(step)
         shutil.rmtree(self.folder / _DELETED, ignore_errors=True)
 
     def _read(self, path: Path, template: TrainState) -> Resumed:

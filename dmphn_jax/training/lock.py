@@ -23,12 +23,15 @@ class Lock:
     Lustre mounted with `flock`, most others); one that has none is said and not waited for.
     """
 
-    def __init__(self, workdir: Path, say: Callable[[str], None] = print) -> None:
-        """Takes the folder, made if need be.
+    def __init__(
+        self, workdir: Path, say: Callable[[str], None] = print, *, name: str = ""
+    ) -> None:
+        """Takes the folder, made if need be; `name` is what messages call it, by default its path.
 
         Raises UserError if another run has it or it cannot be written.
         """
         self._path = workdir / NAME
+        self._name = name or str(workdir)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             self._file = self._taken(say)
@@ -56,7 +59,7 @@ class Lock:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     os.close(file)
                     raise UserError(
-                        f"{self._path.parent}: another run is at work there "
+                        f"{self._name}: another run is at work there "
                         f"({holder or 'unknown'}); wait for it, or name another --workdir"
                     ) from None
                 say(f"warning: {self._path}: no locks on this file system ({error.strerror})")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dmphn_jax import storage
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.models import parameter_shapes
 from dmphn_jax.training import resume, settings, summary
@@ -19,6 +20,7 @@ from dmphn_jax.training.prepare import Prepared, pairs_of, prepare
 from dmphn_jax.training.profile import Profile
 from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
+from dmphn_jax.training.speed import yardstick
 from dmphn_jax.training.state import TrainState, init_state, make_state
 from dmphn_jax.training.status import RunStatus
 
@@ -34,7 +36,7 @@ class TrainResult(NamedTuple):
     """
 
     step: int
-    checkpoint: Path | None
+    checkpoint: Path | storage.Address | None
     stopped: str | None
     scores: dict[str, float]
 
@@ -50,7 +52,7 @@ class Start(NamedTuple):
 
 def train(
     config: Any,
-    workdir: str | Path,
+    workdir: str | Path | storage.Address,
     *,
     feed: Feed | None = None,
     test_source: PairSource | None = None,
@@ -60,8 +62,8 @@ def train(
 
     Args:
       config: a ConfigDict with the fields of `configs/base.py`.
-      workdir: gets `checkpoints/<step>`, `metrics.csv`, `tensorboard/`, `config.json`,
-        `model.txt`, `status.json`, `lock`.
+      workdir: a folder, or `gs://bucket/folder`; gets `checkpoints/<step>`, `metrics.csv`,
+        `tensorboard/`, `config.json`, `model.txt`, `status.json`, `lock`.
       feed: batches; by default those of `config.data`.
       test_source: pairs to evaluate on; by default those of `config.eval` and `config.data`.
       profile: (first, last) steps between which a profile is written to `<workdir>/profile`.
@@ -71,7 +73,7 @@ def train(
     infinite.
     """
     settings.check(config)
-    workdir = settings.local_folder(workdir)
+    workdir = storage.place(workdir)
     with StopRequest() as stop, contextlib.ExitStack() as held:
         run = prepare(config, workdir, feed, test_source, held)
         start = restore(run)
@@ -79,7 +81,7 @@ def train(
         held.callback(log.close)
         status = _status(run, start)
         with status.failing():
-            tracing = Profile(profile, workdir / "profile", log.say)
+            tracing = Profile(profile, run.files / "profile", log.say)
             return _loop(run, start, log, tracing, stop, status)
 
 
@@ -101,7 +103,7 @@ def restore(run: Prepared) -> Start:
 def _begin(run: Prepared, start: Start) -> RunLog:
     """Opens the log and writes what a person sees of a run at its start."""
     first = jax.process_index() == 0
-    log = RunLog(run.workdir, resumed=start.step, stages=run.model.stages, on=first)
+    log = RunLog(run.files, resumed=start.step, stages=run.model.stages, on=first)
     log.say(summary.start(run, start.state.params, start.origin, start.step))
     log.file("config.json", json.dumps(run.described["config"], indent=1) + "\n")
     log.file("model.txt", summary.parameters(start.state.params) + "\n")
@@ -112,7 +114,7 @@ def _status(run: Prepared, start: Start) -> RunStatus:
     """Begins the file that monitors read."""
     devices = f"{run.mesh.size} x {run.mesh.devices.flat[0].platform}"
     return RunStatus(
-        run.workdir,
+        run.files,
         on=jax.process_index() == 0,
         step=start.step,
         num_steps=run.num_steps,
@@ -132,7 +134,8 @@ def _loop(
     """Takes the steps; nothing in it waits for the device but the reader, one dispatch behind."""
     config, feed, store, num_steps = run.config, run.feed, run.store, run.num_steps
     state, step, best, _ = start
-    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status)
+    by_chip = yardstick(run.mesh, run.model, config)
+    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status, by_chip)
     evaluation = None
     if run.test_source is not None and store and config.eval.every:
         evaluation = PeriodicEvaluation(

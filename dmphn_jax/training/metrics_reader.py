@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dmphn_jax.errors import UserError
+from dmphn_jax.training import speed
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.run_log import Meter, RunLog, duration
 from dmphn_jax.training.status import RunStatus
@@ -29,6 +30,7 @@ class MetricsReader:
         num_steps: int,
         steps_per_epoch: int,
         status: RunStatus,
+        yardstick: speed.Yardstick | None = None,
     ) -> None:
         """Starts with nothing to read; `store` is asked for the last good checkpoint."""
         self._config = config
@@ -39,6 +41,7 @@ class MetricsReader:
         self._store = store
         self._queue: collections.deque[tuple[int, Any]] = collections.deque()
         self._status = status
+        self._yardstick = yardstick
         self._estimated = False
 
     def push(self, step: int, metrics: Any) -> None:
@@ -90,24 +93,26 @@ class MetricsReader:
     def _report(self, step: int) -> None:
         values = self._meter.read()
         values["epoch"] = step / self._steps_per_epoch
-        self._log.scalars(step, values)
-        speed = values.get("images_per_second")
+        rate = values.get("images_per_second")
+        by_chip = self._yardstick.measured(rate) if self._yardstick else {}
+        self._log.scalars(step, values | by_chip)
         left = None
         text = f"step {step:,}/{self._num_steps:,}  loss {values['loss']:.5f}"
         text += f"  PSNR {values['psnr']:.2f} dB (blurry {values['psnr_blurry']:.2f})"
-        if speed:
-            left = (self._num_steps - step) * self._config.batch_size / speed
+        if rate:
+            left = (self._num_steps - step) * self._config.batch_size / rate
             if not self._estimated:
                 self._estimated = True
-                self._log.say(f"{speed:.1f} images/s: about {duration(left)} to the end")
-            text += f"  {speed:.1f} images/s  {duration(left)} left"
+                self._log.say(f"{rate:.1f} images/s: about {duration(left)} to the end")
+            text += f"  {rate:.1f} images/s{speed.told(by_chip)}  {duration(left)} left"
         self._log.progress(text, final=step == self._num_steps)
         kept = self._store.last_good if self._store else None
         self._status.report(
             step=step,
             loss=values["loss"],
             psnr=values["psnr"],
-            images_per_second=speed,
+            images_per_second=rate,
+            **by_chip,
             seconds_left=left,
             checkpoint=str(kept) if kept else None,
         )

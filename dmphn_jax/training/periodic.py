@@ -77,7 +77,7 @@ class PeriodicEvaluation:
             self._source,
             indices=self.indices,
             on_image=show,
-            on_failure=self._log.say,
+            on_failure=lambda index, line: self._log.say(line),
         )
         self.scores = {f"eval_{name}": value for name, value in result.mean.items()}
         self.scores["eval_psnr_blurry"] = self._blurry

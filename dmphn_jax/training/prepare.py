@@ -18,9 +18,9 @@ from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.models import ModelConfig, build, convolutions_for, parameter_count
 from dmphn_jax.runtime import data_mesh
-from dmphn_jax.training import initialize, ranges, resume, settings
+from dmphn_jax.storage import Address
+from dmphn_jax.training import initialize, ranges, resume, settings, work_folder
 from dmphn_jax.training.checkpoints import RunCheckpoints
-from dmphn_jax.training.lock import Lock
 from dmphn_jax.training.optimizer import make_optimizer
 from dmphn_jax.training.step import StepOptions, check_batch, make_train_step
 
@@ -31,6 +31,7 @@ class Prepared:
 
     Attributes:
       config, workdir: what it was asked for.
+      files: the folder that its files are written to, `workdir` itself or its copy here.
       model, mesh, feed: what it trains, where, on what.
       test_source: pairs of its evaluations; None where there are none, and in other processes.
       store: its checkpoints, in process 0.
@@ -41,7 +42,8 @@ class Prepared:
     """
 
     config: Any
-    workdir: Path
+    workdir: Path | Address
+    files: Path
     model: ModelConfig
     mesh: Mesh
     feed: Feed
@@ -64,7 +66,7 @@ class Prepared:
 
 def prepare(
     config: Any,
-    workdir: Path,
+    workdir: Path | Address,
     feed: Feed | None,
     test_source: PairSource | None,
     held: contextlib.ExitStack,
@@ -108,7 +110,18 @@ def prepare(
     module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
     step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
     run = Prepared(
-        config, workdir, model, mesh, feed, test_source, store, saved, num_steps, tx, step
+        config=config,
+        workdir=workdir,
+        files=work_folder.files_of(workdir),
+        model=model,
+        mesh=mesh,
+        feed=feed,
+        test_source=test_source,
+        store=store,
+        saved=saved,
+        num_steps=num_steps,
+        tx=tx,
+        step=step,
     )
     resume.refuse_other_schedule(saved, run.described, workdir)
     return run
@@ -144,16 +157,14 @@ def check_memory(config: Any, model: ModelConfig, mesh: Mesh) -> None:
 
 
 def _take(
-    config: Any, workdir: Path, model: ModelConfig, held: contextlib.ExitStack
+    config: Any, workdir: Path | Address, model: ModelConfig, held: contextlib.ExitStack
 ) -> tuple[RunCheckpoints | None, dict[str, Any] | None]:
-    """Locks the folder in process 0; returns its checkpoints, and the newest one's item `run`."""
+    """Takes the folder in process 0; returns its checkpoints, and the newest one's item `run`."""
     store: RunCheckpoints | None = None
 
     def first() -> dict[str, Any] | None:
         nonlocal store
-        held.callback(Lock(workdir).release)
-        store = RunCheckpoints(workdir / "checkpoints", model, keep=config.keep_checkpoints)
-        held.callback(store.close)
+        store = work_folder.take(workdir, held, model, keep=config.keep_checkpoints)
         return store.run_of_latest()
 
     saved = distributed.from_first(first)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax import distributed
 from dmphn_jax.errors import UserError
+from dmphn_jax.storage import Address
 from dmphn_jax.training import settings
 from dmphn_jax.training.checkpoints import Resumed, RunCheckpoints
 from dmphn_jax.training.state import TrainState
@@ -47,7 +48,7 @@ def newest(
     return place(host), run
 
 
-def refuse_other_config(saved: dict[str, Any] | None, config: Any, workdir: Path) -> None:
+def refuse_other_config(saved: dict[str, Any] | None, config: Any, workdir: Path | Address) -> None:
     """Raises UserError naming the field if `workdir` holds a run that computes something else."""
     now = settings.flat(config)
     for name in settings.changed(saved["config"], now) if saved else ():
@@ -60,7 +61,7 @@ def refuse_other_config(saved: dict[str, Any] | None, config: Any, workdir: Path
 
 
 def refuse_other_schedule(
-    saved: dict[str, Any] | None, described: dict[str, Any], workdir: Path
+    saved: dict[str, Any] | None, described: dict[str, Any], workdir: Path | Address
 ) -> None:
     """Raises UserError if the run in `workdir` has another feed, data size or schedule."""
     if saved is None:
@@ -80,7 +81,7 @@ def refuse_other_schedule(
             )
 
 
-def _way_out(saved: dict[str, Any], workdir: Path) -> str:
+def _way_out(saved: dict[str, Any], workdir: Path | Address) -> str:
     return (
         "resume it with its own value, or name another --workdir, with --config.init_from="
         f"{workdir}/checkpoints/{saved['step']} to begin with its weights"

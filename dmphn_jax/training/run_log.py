@@ -21,6 +21,7 @@ import numpy as np
 
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import write_atomically
+from dmphn_jax.training.speed import PER_CHIP, SHARE
 
 # Columns of metrics.csv after `step`; each stage's PSNR follows for a stack.
 COLUMNS = (
@@ -31,6 +32,8 @@ COLUMNS = (
     "learning_rate",
     "gradient_norm",
     "images_per_second",
+    PER_CHIP,
+    SHARE,
     "eval_psnr",
     "eval_psnr_blurry",
     "eval_ssim_matlab",
@@ -40,6 +43,8 @@ _GROUPS = {
     "learning_rate": "optimizer/learning_rate",
     "gradient_norm": "optimizer/gradient_norm",
     "images_per_second": "speed/images_per_second",
+    PER_CHIP: f"speed/{PER_CHIP}",
+    SHARE: f"speed/{SHARE}",
     "epoch": "train/epoch",
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax import storage
 from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
 from dmphn_jax.errors import UserError, nearest, one_line
 from dmphn_jax.models import ModelConfig, zoo
@@ -119,7 +120,7 @@ def _check_sources(config: Any) -> None:
     except UserError as error:
         raise UserError(f"config.data: {error}") from None
     for field, source in (("data.source", data.source), ("eval.source", config.eval.source)):
-        if source and source not in SOURCES and not Path(source).expanduser().exists():
+        if source and source not in SOURCES and not _is_there(source):
             raise UserError(
                 f"config.{field} = {source!r}: no such folder, nor one of {', '.join(SOURCES)}"
                 f"{nearest(source, SOURCES)}"
@@ -129,6 +130,12 @@ def _check_sources(config: Any) -> None:
             f"config.data.size = {tuple(options.size)} is smaller than config.crop_size = "
             f"{config.crop_size}"
         )
+
+
+def _is_there(source: str) -> bool:
+    """Tells whether a folder is there; one in a bucket is looked for when it is opened."""
+    found = storage.place(source)
+    return isinstance(found, storage.Address) or found.expanduser().exists()
 
 
 def _check_names(found: set[str]) -> None:
@@ -188,20 +195,6 @@ def workdir_of(path: str) -> str:
     file, _, argument = path.partition(":")
     stem = Path(file).stem
     return str(Path("runs") / (f"{stem}-{argument}" if argument else stem))
-
-
-def local_folder(workdir: str | os.PathLike[str]) -> Path:
-    """Returns a work folder's path; raises UserError for an address such as `gs://bucket/run`.
-
-    A run appends to its files and locks its folder; object stores do neither.
-    """
-    text = os.fspath(workdir)
-    if "://" in text:
-        raise UserError(
-            f"--workdir {text}: a run needs a folder of a file system; mount the bucket (gcsfuse) "
-            "and name the folder, or name a disk that outlives the machine"
-        )
-    return Path(text)
 
 
 def _find(path: str) -> str:

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax import storage
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import why, write_atomically
+from dmphn_jax.storage import Address
 
 NAME = "status.json"
 # Reports come every `log_every` steps; an evaluation may lie between two of them.
@@ -66,14 +68,14 @@ class RunStatus:
             raise
 
 
-def read(workdir: Path) -> dict[str, Any]:
+def read(workdir: Path | Address) -> dict[str, Any]:
     """Returns the file's fields, and `health`: "ok", or what is wrong in a few words.
 
     Raises UserError where there is none, or none that can be read.
     """
     path = workdir / NAME
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        fields: dict[str, Any] = json.loads(storage.read_text(path))
         fields["health"] = _health(fields, workdir)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is {workdir} the folder of a run?") from None
@@ -82,12 +84,12 @@ def read(workdir: Path) -> dict[str, Any]:
     return fields
 
 
-def _health(fields: dict[str, Any], workdir: Path) -> str:
+def _health(fields: dict[str, Any], workdir: Path | Address) -> str:
     if fields["state"] == "failed":
         return f"failed: {fields['error']}"
     if fields["state"] != "training":
         return "ok"
-    if fields["host"] == socket.gethostname() and not _held(workdir / "lock"):
+    if not _at_work(fields["host"], workdir):
         return "killed: no process has the folder; the same command goes on"
     silent = time.time() - fields["updated"]
     if silent > max(_SILENT_AT_LEAST, _SILENT * (fields["report_seconds"] or 0)):
@@ -95,8 +97,18 @@ def _health(fields: dict[str, Any], workdir: Path) -> str:
     return "ok"
 
 
+def _at_work(host: str, workdir: Path | Address) -> bool:
+    """Tells whether a run holds the folder; True where that cannot be told."""
+    if isinstance(workdir, Address):
+        from dmphn_jax.storage import lease
+
+        silence = lease.silence(workdir)
+        # Clocks may differ by seconds; a killed run's lease stays.
+        return silence is not None and silence < 2 * lease.RHYTHM.patience
+    return host != socket.gethostname() or _held(workdir / "lock")
+
+
 def _held(lock: Path) -> bool:
-    """Tells whether a run holds the folder's lock; True where that cannot be told."""
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.data.augment import augment
 from dmphn_jax.errors import UserError
-from dmphn_jax.runtime import compiler_options
+from dmphn_jax.runtime import exchange_options
 from dmphn_jax.training.losses import training_loss
 from dmphn_jax.training.state import TrainState
 
@@ -121,7 +121,7 @@ def make_train_step(
         many,
         donate_argnums=0,
         out_shardings=(replicated, replicated),
-        compiler_options=compiler_options(platform),
+        compiler_options=exchange_options(mesh.devices.flat),
     )
 
 

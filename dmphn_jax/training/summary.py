@@ -11,6 +11,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from dmphn_jax.models import multiply_adds, parameter_count, parameter_name, zoo
+from dmphn_jax.storage import Address
 
 if TYPE_CHECKING:
     from dmphn_jax.training.prepare import Prepared
@@ -79,9 +80,9 @@ def end(
     step: int,
     num_steps: int,
     stopped: str | None,
-    checkpoint: Path | None,
+    checkpoint: Path | Address | None,
     best: dict[str, Any] | None,
-    workdir: Path,
+    workdir: Path | Address,
 ) -> str:
     """Returns the lines a run ends with."""
     where = f"checkpoint {checkpoint}" if checkpoint else "no checkpoint"

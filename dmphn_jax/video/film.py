@@ -89,17 +89,19 @@ class FilmReader:
         self._path = path
         self._video = Video(path)
         try:
+            stream = self._video.stream
+            self._check_size(stream.width, stream.height, max_pixels)
+            # Frames may be larger than the file says, and FFmpeg takes memory for them before they
+            # are seen here. It counts the blocks at the border whole.
+            most = max_pixels + 64 * (stream.width + stream.height) + 4096
+            stream.codec_context.options = {"max_pixels": str(most)}
             self._stream = self._video.decoded()
             self._first = self._decode()
             if self._first is None:
                 raise VideoError(f"{shown(path)}: holds no frame that can be decoded")
             self._turns = round(self._first.rotation / 90) % 4
             self.info = self._describe(self._first)
-            if self.info.height * self.info.width > max_pixels:
-                raise VideoError(
-                    f"{shown(path)}: {self.info.width}x{self.info.height} is more than "
-                    f"{max_pixels} pixels; --max-pixels allows more"
-                )
+            self._check_size(self.info.width, self.info.height, max_pixels)
         except BaseException:
             self.close()
             raise
@@ -143,6 +145,13 @@ class FilmReader:
         if self._interlaced:
             notes.append("interlaced; take it apart (deinterlace) first for the best result")
         return notes
+
+    def _check_size(self, width: int, height: int, most: int) -> None:
+        if height * width > most:
+            raise VideoError(
+                f"{shown(self._path)}: {width}x{height} is more than {most} pixels; --max-pixels "
+                "allows more"
+            )
 
     def _decode(self) -> VideoFrame | None:
         frame, _ = next(self._stream, (None, False))

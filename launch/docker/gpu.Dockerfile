@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm
 
 WORKDIR /app
 COPY . .
-RUN pip install --no-cache-dir -c requirements/py311.txt . 'jax[cuda13]>=0.10,<0.12'
+RUN pip install --no-cache-dir -c requirements/py311.txt '.[gcs]' 'jax[cuda13]>=0.10,<0.12'
 
 # The NVIDIA container runtime shows the driver's libraries to images that ask for them.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -47,6 +47,19 @@ def test_round_trip(saved, params):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
+def test_orbax_reads_only_what_is_not_whole_without_it(saved, params, monkeypatch):
+    read = items.read_arrays
+    monkeypatch.setattr(items, "read_arrays", None)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load(saved).params, params)
+    monkeypatch.setattr(items, "read_arrays", read)
+    monkeypatch.setattr(items, "read_wanted", lambda *_: None)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load(saved).params, params)
+    # Not the whole tree, or another one: the digest tells.
+    others = jax.tree.map(np.zeros_like, params)
+    monkeypatch.setattr(items, "read_wanted", lambda *_: others)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load(saved).params, params)
+
+
 def test_digest_depends_on_every_bit_name_and_shape(params):
     original = checkpoints.digest(params)
     changed = jax.tree.map(np.copy, params)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dmphn_jax import images
-from dmphn_jax.commands import deblur
+from dmphn_jax.commands import deblur, deblur_flags
 from dmphn_jax.inference import deblurrer as inference
 from tests.support.deblur import run
 from tests.support.pictures import SHAPE, bomb, noise, saved, tree
@@ -17,7 +17,7 @@ def test_defaults_are_the_libraries_own():
     args = deblur.parser().parse_args(["x.png", "-c", "c", "-o", "o"])
     assert args.quality == images.DEFAULT_QUALITY
     assert args.max_pixels == images.DEFAULT_MAX_PIXELS
-    assert set(deblur._FORMATS.values()) == set(images.WRITABLE)
+    assert set(deblur_flags.FORMATS.values()) == set(images.WRITABLE)
     for precision in inference.PRECISIONS:
         deblur.parser().parse_args(["x", "-c", "c", "-o", "o", "--precision", precision])
 

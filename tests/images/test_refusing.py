@@ -8,6 +8,7 @@ import PIL.ImageCms
 import PIL.ImageOps
 import pytest
 import tifffile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.images import (
@@ -97,6 +98,14 @@ def test_refusals_name_file_and_reason(tmp_path):
     assert "float" in reason("float.tif")
     tifffile.imwrite(tmp_path / "signed.tif", noise(8, 8).astype(np.int16))
     assert "bit" in reason("signed.tif")
+
+
+def test_a_tiff_of_very_many_frames_is_refused_without_counting_them(tmp_path, monkeypatch):
+    frames = [PIL.Image.fromarray(noise(8, 8, 3))] * 40
+    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
+    monkeypatch.delattr(TiffImageFile, "n_frames")  # its time grows with the square of the count
+    with pytest.raises(ImageError, match="holds more than 32 frames"):
+        read_header(tmp_path / "x.tif")
 
 
 def test_limit_is_pillows_own_again_afterwards(tmp_path):

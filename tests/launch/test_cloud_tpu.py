@@ -23,13 +23,14 @@ STEPS = {
     "queued-resources describe": "look",
     "queued-resources create": "create",
     "queued-resources delete": "delete",
-    "grep -qx": "ready?",
+    "grep -qxF": "ready?",
     "on_host.sh idle": "idle?",
     "queued-resources scp": "copy",
     "on_host.sh install": "install",
     "on_host.sh start": "start",
     "on_host.sh follow": "follow",
     "on_host.sh stop": "stop",
+    "on_host.sh wait": "wait",
 }
 PREPARE = ["ready?", "idle?", "copy", "install", "start", "follow"]
 
@@ -57,7 +58,7 @@ def states(cloud, *names):
 
 def fresh(cloud, times=0):
     """A host that has nothing yet."""
-    cloud.reply("grep -qx", 1, times=times)
+    cloud.reply("grep -qxF", 1, times=times)
 
 
 def test_a_fresh_run_creates_waits_installs_trains_and_leaves_the_machines(cloud):
@@ -73,7 +74,7 @@ def test_a_fresh_run_creates_waits_installs_trains_and_leaves_the_machines(cloud
     assert "v2-alpha-tpuv6e" in create
     start = " ".join(cloud.calls()[-2])
     assert "--node all --worker all" in start
-    assert "--config.data.data_dir=data --workdir run --config.batch_size=64" in start
+    assert "--config.data.data_dir=data --workdir gs://b/runs/x --config.batch_size=64" in start
     assert "--node 0 --worker 0" in " ".join(cloud.calls()[-1])
 
 
@@ -82,6 +83,32 @@ def test_run_again_it_takes_up_where_it_was(cloud):
     assert cloud.run("cloud_tpu.sh", *TRAIN).returncode == 0
     # `start` on the hosts does nothing where the run is at work.
     assert cloud.steps(STEPS) == ["look", "ready?", "start", "follow"]
+
+
+RUN = [
+    *("run", *WHERE, "--accelerator=v6e-16", "--data=gs://b/photos", "--workdir=filer:/out"),
+    "--command=deblur data --checkpoint stack4 --output run/sharp",
+]
+
+
+@pytest.mark.parametrize(("ends", "status"), [(0, 0), (70, 1)])
+def test_a_command_ends_when_every_host_has_ended(cloud, ends, status):
+    states(cloud, "ACTIVE")
+    cloud.reply("follow", ends)
+    done = cloud.run("cloud_tpu.sh", *RUN)
+    assert done.returncode == status, done.stderr
+    assert cloud.steps(STEPS) == ["look", "ready?", "start", "follow", "wait"]
+    start, _, wait = (" ".join(call) for call in cloud.calls()[-3:])
+    assert "on_host.sh start deblur data --checkpoint stack4 --output run/sharp" in start
+    assert "--node all --worker all" in wait
+
+
+def test_a_command_whose_process_was_killed_is_started_again(cloud):
+    states(cloud, "ACTIVE")
+    cloud.reply("on_host.sh wait", 1)
+    assert cloud.run("cloud_tpu.sh", *RUN).returncode == 0
+    once = ["look", "ready?", "start", "follow", "wait"]
+    assert cloud.steps(STEPS) == 2 * once
 
 
 def test_several_slices_are_one_resource(cloud):
@@ -261,6 +288,8 @@ def test_a_plan_that_does_not_fit_ends_it(tmp_path):
         ([*TRAIN, "--zone"], "--zone needs a value"),
         ([*TRAIN, "extra"], "unexpected argument extra"),
         ([flag for flag in TRAIN if not flag.startswith("--data")], "--data (or DATA=) is needed"),
+        ([*RUN, "--workdir=gs://b/out"], "hosts share files by a file system"),
+        ([flag for flag in RUN if "workdir" not in flag], "--workdir (or WORKDIR=) is needed"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_asked_or_created(cloud, flags, line):

@@ -76,6 +76,34 @@ def test_gpu_nodes_are_told_where_the_first_one_is(cluster):
     assert "--num-processes $NNODES --process-id $NODE_RANK" in value(call, "--command")
 
 
+def test_a_lone_gpu_node_is_told_that_it_is_alone(cluster):
+    """Its pod is one of an indexed job, which a process takes for one of several."""
+    states(cluster, "ABSENT", "Completed")
+    assert cluster.run("gke_xpk.sh", *TRAIN, "--accelerator=h100-80gb-8").returncode == 0
+    line = value(created(cluster), "--command")
+    assert line.endswith(" --coordinator 127.0.0.1:12355 --num-processes 1 --process-id 0")
+
+
+RUN = ["run", *TRAIN[1:-3], "--command=evaluate stack4 --data /data/pairs --report /data/report"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        ([], ""),  # TPU hosts find theirs in their variables
+        (["--accelerator=h100-80gb-8", "--nodes=2"], " --process $NODE_RANK/$NNODES"),
+        (["--accelerator=h100-80gb-8"], " --process 0/1"),
+    ],
+)
+def test_a_command_runs_in_every_pod(cluster, flags, place):
+    states(cluster, "ABSENT", "Completed")
+    done = cluster.run("gke_xpk.sh", *RUN, *flags)
+    assert done.returncode == 0, done.stderr
+    assert value(created(cluster), "--command") == (
+        "exec python -m dmphn_jax evaluate stack4 --data /data/pairs --report /data/report" + place
+    )
+
+
 def test_run_again_it_follows_what_runs(cluster):
     states(cluster, "Running", "Running", "Completed")
     assert cluster.run("gke_xpk.sh", *TRAIN).returncode == 0

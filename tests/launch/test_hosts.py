@@ -1,14 +1,20 @@
-"""launch/hosts.sh against a stand-in for ssh; with a real start in test_lost_process."""
+"""launch/hosts.sh against a stand-in for ssh; with a real start where a command is run, and
+in tools/lost_process.py."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.support.evaluation import save_tiny
+from tests.support.pictures import noise, saved
 from tests.support.stand_ins import ROOT, StandIns, last_line
 
 TRAIN = ["train", "--hosts=a b", "--config=configs/stack4.py", "--data=/d", "--workdir=w"]
@@ -124,3 +130,90 @@ def test_arguments_are_checked_first(ssh, flags, line):
     assert done.returncode == 2
     assert line in last_line(done)
     assert ssh.calls() == []
+
+
+RUN = ["run", "--hosts=a b c", "--command=deblur photos --checkpoint c --output 'out put'"]
+
+
+def test_a_command_s_processes_are_told_which_they_are(ssh):
+    assert ssh.run("hosts.sh", *RUN).returncode == 0
+    for i, line in enumerate(sorted(trained(ssh))):
+        assert "foreground deblur photos --checkpoint c --output 'out put'" in line
+        assert line.endswith(f"--process {i}/3")
+
+
+def test_a_command_goes_on_without_the_hosts_that_are_lost(ssh):
+    ssh.reply("--process 1/3", 255)
+    ssh.reply("--process 2/3", 75)
+    done = ssh.run("hosts.sh", *RUN)
+    assert done.returncode == 0
+    assert "going on with a c" in done.stderr
+    again = [line[-len("--process 0/2") :] for line in trained(ssh)[3:]]
+    assert sorted(again) == ["--process 0/2", "--process 1/2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["run", "--hosts=a"], "--command (or COMMAND=) is needed"),
+        (["train", "--hosts=a", RUN[2]], "--command goes with the action run"),
+        (["run", "--hosts=a", "--command=convert a b"], "deblur or evaluate needed, not 'convert'"),
+        (["run", "--hosts=a", "--command=deblur a -c c"], "--output FOLDER is needed"),
+        (["run", "--hosts=a", "--command=evaluate c --data d"], "--report FOLDER is needed"),
+        (["run", "--hosts=a", "--command=deblur 'a"], "a quote is not closed"),
+        ([*RUN, "--config=configs/stack4.py"], "exclude one another"),
+        ([*RUN, "--config.seed=1"], "exclude one another"),
+        (["run", "--hosts=a", "--command=deblur a -o b --process 0/2"], "--process is added here"),
+    ],
+)
+def test_a_command_is_checked_first(ssh, flags, line):
+    done = ssh.run("hosts.sh", *flags)
+    assert done.returncode == 2
+    assert line in last_line(done)
+    assert ssh.calls() == []
+
+
+# Options up to the host's name are ssh's own; a host is a home folder with the checkout in it.
+SSH = """#!/usr/bin/env bash
+while [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done
+export HOME={folder}/$1; mkdir -p "$HOME"; cd "$HOME"; shift
+[[ -e dmphn_jax ]] || ln -s {folder}/checkout dmphn_jax
+exec bash -c "$*"
+"""
+
+
+def test_two_hosts_deblur_a_folder(tmp_path):
+    """Real processes of the real command; ssh alone is a stand-in."""
+    bin = tmp_path / "checkout" / ".venv" / "bin"
+    bin.mkdir(parents=True)
+    (tmp_path / "checkout" / "launch").symlink_to(ROOT / "launch")
+    (tmp_path / "checkout" / "dmphn_jax").symlink_to(ROOT / "dmphn_jax")
+    (tmp_path / "bin").mkdir()
+    for program, text in (
+        (bin / "python", f'#!/bin/bash\nexec {sys.executable} "$@"\n'),
+        (tmp_path / "bin" / "ssh", SSH.format(folder=tmp_path)),
+    ):
+        program.write_text(text)
+        program.chmod(0o755)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(6):
+        saved(photos / f"{i}.png", noise(16, 20, 3, seed=i))
+    command = f"deblur {photos} --checkpoint {save_tiny(tmp_path / 'tiny')} --output {out}"
+    done = subprocess.run(
+        ["bash", ROOT / "launch" / "hosts.sh", "run", "--hosts=h1 h2", f"--command={command}"],
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "POLL": "0",
+            # Of compiled kernels: the hosts' homes are empty.
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(out)) == [f"{i}.png" for i in range(6)]
+    made = [int(n) for n in re.findall(r"deblurred (\d+) of", done.stdout)]
+    assert sum(made) == 6

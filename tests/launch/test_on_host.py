@@ -16,7 +16,7 @@ from tests.support.stand_ins import ROOT
 PYTHON = """#!/usr/bin/env bash
 trap 'echo asked to stop; exit 75' INT TERM
 echo "training with $*"
-until [[ -e status ]]; do sleep 0.02; done
+until [[ -s status ]]; do sleep 0.02; done
 exit "$(cat status)"
 """
 
@@ -52,7 +52,7 @@ def host(tmp_path):
 @pytest.mark.parametrize(("ends", "told"), [(0, 0), (75, 75), (2, 2), (1, 70)])
 def test_a_run_outlives_its_connection_and_its_end_is_told(host, ends, told):
     host("start", "--config", "a b")
-    assert "already training" in host("start", "--config", "a b")
+    assert "already at work" in host("start", "--config", "a b")
     host("idle", status=69)
     (host.checkout / "status").write_text(str(ends))
     said = host("follow", status=told)
@@ -106,12 +106,11 @@ def test_no_run_and_no_action_are_lines(host):
             "gs://b/gopro",
             "gs://c/runs/x",
             [
-                "gcloud storage rsync --recursive gs://b/gopro data",
-                "mountpoint -q run",
-                "gcsfuse --implicit-dirs --only-dir runs/x c run",
+                "gcloud storage rsync --recursive --delete-unmatched-destination-objects "
+                "gs://b/gopro data",
             ],
         ),
-        ("/mnt/data", "gs://c", ["mountpoint -q run", "gcsfuse --implicit-dirs c run"]),
+        ("/mnt/data", "gs://c", []),
         (
             "filer:/share",
             "/mnt/runs",
@@ -122,13 +121,29 @@ def test_no_run_and_no_action_are_lines(host):
 def test_data_are_copied_and_folders_mounted(tmp_path, data, workdir, calls):
     from tests.support.stand_ins import StandIns
 
-    programs = StandIns(tmp_path / "x", "gcloud", "gcsfuse", "mountpoint", "sudo")
+    programs = StandIns(tmp_path / "x", "gcloud", "mountpoint", "sudo")
     programs.reply("mountpoint", 1)
     checkout = tmp_path / "job" / "launch"
     checkout.mkdir(parents=True)
     script = shutil.copy(ROOT / "launch" / "on_host.sh", checkout)
     subprocess.run(["bash", script, "reach", data, workdir], env=programs.env(), check=True)
     assert [" ".join(call) for call in programs.calls()] == calls
+
+
+def test_another_run_s_folder_is_let_go_of_first(tmp_path):
+    from tests.support.stand_ins import StandIns
+
+    programs = StandIns(tmp_path / "x", "mountpoint", "sudo")
+    checkout = tmp_path / "job" / "launch"
+    checkout.mkdir(parents=True)
+    script = shutil.copy(ROOT / "launch" / "on_host.sh", checkout)
+    for share in ("/one", "/one", "/two"):
+        subprocess.run(
+            ["bash", script, "reach", "", f"filer:{share}"], env=programs.env(), check=True
+        )
+    calls = [" ".join(call) for call in programs.calls()]
+    # Each time it looks; only the third finds another's mounted.
+    assert calls == ["mountpoint -q run"] * 3 + ["sudo umount run", "mountpoint -q run"]
 
 
 def test_its_own_python_is_installed_once_per_version(tmp_path):
@@ -147,4 +162,19 @@ def test_its_own_python_is_installed_once_per_version(tmp_path):
     made, *installed = [" ".join(call) for call in programs.calls()]
     assert made == "uv venv --quiet --python 3.11 .venv"
     assert len(installed) == 2
-    assert all("-c requirements/py311.txt -e . jax[tpu]" in line for line in installed)
+    assert all("-c requirements/py311.txt -e .[gcs] jax[tpu]" in line for line in installed)
+
+
+def test_a_command_runs_in_training_s_place(host):
+    (host.checkout / "status").write_text("0")
+    host("start", "deblur", "my photos", "--output", "o")
+    said = host("follow")
+    assert "training with -m dmphn_jax deblur my photos --output o" in said
+    assert "-m dmphn_jax evaluate a" in host("foreground", "evaluate", "a")
+
+
+@pytest.mark.parametrize(("ends", "told"), [(0, 0), (1, 0), (75, 75), (137, 75)])
+def test_a_host_waits_for_its_run(host, ends, told):
+    host("start", "deblur")
+    (host.checkout / "status").write_text(str(ends))
+    host("wait", status=told)

@@ -64,3 +64,25 @@ def test_a_job_submitted_from_elsewhere_is_told(slurm, tmp_path):
     assert done.returncode == 2
     assert "submit it from the checkout" in done.stderr
     assert slurm.calls() == []
+
+
+COMMAND = "--command=deblur 'my photos' --checkpoint stack4 --output /w/sharp"
+
+
+def test_a_command_runs_on_every_node(slurm):
+    slurm.reply("srun", 137)  # one was killed: the others do its share, and look again
+    slurm.reply("show job", out="JobState=RUNNING\n")
+    assert slurm.run("slurm.sbatch", COMMAND, **JOB).returncode == 137
+    call = slurm.calls()[0]
+    assert call[call.index("-m") :] == [
+        *["-m", "dmphn_jax", "deblur", "my photos", "--checkpoint", "stack4"],
+        *["--output", "/w/sharp"],
+    ]
+    assert requeued(slurm)
+
+
+def test_a_command_is_submitted_as_it_was_given(slurm):
+    assert slurm.run("slurm.sbatch", COMMAND).returncode == 0
+    (call,) = slurm.calls()
+    assert call[call.index("--command") + 1] == COMMAND.removeprefix("--command=")
+    assert "--config" not in call

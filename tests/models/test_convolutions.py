@@ -12,11 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from dmphn_jax import cpu_kernels
-from dmphn_jax.models import build, convolutions_for, convolutions_named, init_params, zoo
+from dmphn_jax.models import (
+    ModelConfig,
+    build,
+    convolutions_for,
+    convolutions_named,
+    init_params,
+    parameter_shapes,
+    zoo,
+)
 from dmphn_jax.models.blocks import ResidualBlock
-from dmphn_jax.models.convolutions import XLA, Convolution
+from dmphn_jax.models.convolutions import XLA, Convolution, ShapesOnly
 
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -116,5 +125,23 @@ def test_products_with_images_are_float32(dtype):
 def _equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from _equations(inner)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig("dmphn", "1-2-4", stages=2, width=2),
+        ModelConfig("dmphn", "1-2", weight_sharing=True, width=2),
+        ModelConfig("vmphn", "1-2", width=2),
+        ModelConfig("dmsn", "3", width=2),
+    ],
+    ids=str,
+)
+def test_shapes_alone_are_the_networks(config):
+    image = jax.ShapeDtypeStruct((1, *config.multiple, 3), jnp.float32)
+    modules = [build(config), build(config, convolutions=ShapesOnly())]
+    whole, shapes = (jax.eval_shape(m.init_with_output, jax.random.key(0), image) for m in modules)
+    assert shapes == whole
+    assert parameter_shapes(config) == whole[1]["params"]

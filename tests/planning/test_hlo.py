@@ -66,6 +66,31 @@ def test_kinds_of_operations():
     assert [op.name for op in hlo.dearest(found, 2)] == ["g", "f"]
 
 
+@pytest.mark.parametrize(
+    ("target", "moves"), [("{1,0:T(8,128)S(1)}", 0), ("{0,1:T(8,128)S(1)}", 1), ("{0,1}", 1)]
+)
+def test_a_prefetch_into_a_tpus_own_memory_is_no_move(target, moves):
+    copied = (
+        f"  %c = (bf16[8,64]{target}, bf16[8,64]{{1,0:T(8,128)}}, u32[]{{:S(2)}}) copy-start(%p)\n"
+    )
+    found = hlo.operations(TOLD.replace("  %early", copied + "  %early"))
+    assert len(hlo.moving(found, 8 * 64)) == 2 + moves
+    (copy,) = [op for op in found if op.name == "c"]
+    assert copy.traffic == 8 * 64 * 2 * (1 if "S(1)" in target else 2)
+
+
+def test_traffic_leaves_out_a_tpus_own_memory():
+    text = TOLD.replace("f32[8]{0}) fusion", "f32[8]{0:T(128)S(1)}) fusion")
+    found = {op.name: op.traffic for op in hlo.operations(text)}
+    assert found["early"] == 8 * 64 * 2 + 8 * 64 * 4
+    assert found["g"] == 2 * 8 * 64 * 2
+    assert found["d"] == 0
+    sliced = TOLD.replace("transpose(%p)", "slice(%p)").replace("copy(%t)", "slice(%t)")
+    sliced = sliced.replace("%f = bf16[64,8]", "%f = bf16[4]")
+    found = {op.name: op.traffic for op in hlo.operations(sliced)}
+    assert found["f"] == 2 * 4 * 2
+
+
 def test_bytes_of_tuples():
     (g,) = [op for op in hlo.operations(TOLD) if op.name == "g"]
     assert g.shapes == (("bf16", (8, 64)), ("f32", (8,)))
@@ -78,6 +103,10 @@ def test_the_models_own_names():
     assert found["f"] == "stage_1/level_2/encoder/conv_1"
     assert found["g"] == "gradient of stage_2/level_1/decoder/block_3/conv_2"
     assert hlo.model_name("jit(f)/add") == "jit(f)/add"
+    again = "jit(f)/transpose(jvp(Stack))/stage_1/level_3.encode/encoder/checkpoint/encoder.opening"
+    assert hlo.model_name(f"{again}/conv_1/add") == "gradient of stage_1/level_3/encoder/conv_1"
+    twice = f"{again}/stage_1/level_3.encode/encoder/block_1/conv_1/add"
+    assert hlo.model_name(twice) == "gradient of stage_1/level_3/encoder/block_1/conv_1"
     vmphn = "jit(f)/jvp(Stack)/stage_1/descending_level_2.encode/encoder/up_1/dot"
     assert hlo.model_name(vmphn) == "stage_1/descending_level_2/encoder/up_1"
 

@@ -75,6 +75,11 @@ def test_json_holds_all_and_crosses_over():
     assert Request.from_dict(json.loads(json.dumps(dataclasses.asdict(request)))) == request
 
 
+def test_exchanges_are_told_by_kind():
+    many = [Exchange("permute", 10, 2), Exchange("all-reduce", 5, 1), Exchange("permute", 7, 1)]
+    assert report.by_kind(many) == [("permute", 3, 27), ("all-reduce", 1, 5)]
+
+
 def test_the_text_says_that_nothing_ran():
     said = report.text(planned())
     assert "Nothing was executed" in said
@@ -112,6 +117,7 @@ def test_nothing_fits():
 
 def test_a_compiler_that_is_not_installed_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     for devices, install in (("v5e:2x2", "libtpu"), ("h100:1", "jax[cuda13]")):
         argv = ["--model", "stack4", "--devices", devices]
         assert run_command(plan.main, argv) == 2

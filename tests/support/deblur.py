@@ -8,7 +8,7 @@ import numpy as np
 
 from dmphn_jax.commands import deblur
 from dmphn_jax.errors import run_command
-from dmphn_jax.inference.jobs import plan
+from dmphn_jax.inference.layout import plan
 from tests.support.pictures import SHAPE, noise, saved
 
 

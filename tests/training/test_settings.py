@@ -123,8 +123,8 @@ def test_the_base_config_and_the_docs_name_every_choice():
         assert f'"{source}"' in base
 
 
-def test_object_stores_are_refused_not_made_into_folders(tmp_path, monkeypatch):
+def test_unknown_stores_are_refused_not_made_into_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"--workdir gs://bucket/run: .* mount the bucket"):
-        main.main([*TINY_FLAGS, "--workdir=gs://bucket/run"])
+    with pytest.raises(UserError, match=r"s3://bucket/run: s3:// is not known; a path, or gs://"):
+        main.main([*TINY_FLAGS, "--workdir=s3://bucket/run"])
     assert list(tmp_path.iterdir()) == []

@@ -29,6 +29,25 @@ def test_skipping_gives_the_same_frames(tmp_path):
         np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
+def test_frames_larger_than_the_file_says_are_not_decoded(tmp_path):
+    """Before, they took their memory and were seen to be too large then."""
+    import av
+
+    whole = b""
+    for size in ((48, 64), (480, 640)):
+        with av.open(str(tmp_path / "part.h264"), "w") as container:
+            stream = container.add_stream("libx264", rate=30)
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for image in pictures(10, size):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            container.mux(stream.encode())
+        whole += (tmp_path / "part.h264").read_bytes()
+    (tmp_path / "a.h264").write_bytes(whole)
+    with closing(FilmReader(tmp_path / "a.h264", max_pixels=48 * 64)) as film:
+        assert {frame.pixels.shape for frame in film.frames()} == {(48, 64, 3)}
+        assert film.notes()[0].startswith("damaged")
+
+
 @pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
 def test_an_avi_has_even_times(tmp_path, codec):
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns features in the compute dtype; the first convolution is float32."""
+        """Returns features in the compute dtype; the first convolution is `blocks.Encoder`'s."""
         batch, height, width, _ = x.shape
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
@@ -91,12 +91,17 @@ class Encoder(nn.Module):
             x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips)
             return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips)
 
+        def opening(self, x):
+            x = Conv(self.width, precision=image_precision(self.dtype), name="conv_1")(
+                cut(x, strips), p.image, p.full
+            )
+            x = outside_zero(x.astype(self.dtype), p.full, strips)
+            return ResidualBlock(self.dtype, name="block_1")(x, p.full, p.full_inner, strips)
+
         common = {"dtype": self.dtype, "precision": precision}
-        x = Conv(self.width, precision=image_precision(self.dtype), name="conv_1")(
-            cut(x, strips), p.image, p.full
-        )
-        x = outside_zero(x.astype(self.dtype), p.full, strips)
-        x = blocks(x, 1, p.full, p.full_inner)
+        # A backward pass computes these features of full resolution again from the image.
+        x = nn.remat(opening)(self, x)
+        x = ResidualBlock(self.dtype, name="block_2")(x, p.full, p.full_inner, strips)
         x = Conv(2 * self.width, "down", **common, name="conv_2")(x, p.full, p.half)
         x = exchange_seams(x, strips) if strips > 1 else outside_zero(x, p.half, strips)
         x = blocks(x, 3, p.half, p.half_inner)
@@ -115,7 +120,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns an image; the last convolution and the image are float32."""
+        """Returns an image in float32; the last convolution is that of `blocks.Decoder`."""
         batch, height, width, _ = x.shape
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from dmphn_jax import supervision
+from dmphn_jax.processes import supervision
 
 SERVICE = "E1125 10:53:16.320160   28174 coordination_service_agent.cc:289] Polled an error"
 FATAL = "F1125 10:53:16.320428   28174 client.h:80] Terminating process because"
@@ -83,7 +83,7 @@ def test_a_signal_reaches_the_child_once_and_its_end_is_waited_for(number, tmp_p
         "sys.exit(70 + len(got))"
     )
     code = (
-        "import sys; from dmphn_jax import supervision\n"
+        "import sys; from dmphn_jax.processes import supervision\n"
         f"sys.exit(supervision.run([sys.executable, '-c', {child!r}]))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
@@ -100,14 +100,14 @@ def test_a_child_is_asked_to_stop_when_its_parent_is_killed(tmp_path):
     ready = tmp_path / "ready"
     child = (
         "import pathlib, signal\n"
-        "from dmphn_jax import supervision\n"
+        "from dmphn_jax.processes import supervision\n"
         f"signal.signal(signal.SIGTERM, lambda n, f: pathlib.Path({str(asked)!r}).touch())\n"
         "assert supervision.supervised()\n"
         f"pathlib.Path({str(ready)!r}).touch()\n"
         "signal.pause()"
     )
     code = (
-        "import sys; from dmphn_jax import supervision\n"
+        "import sys; from dmphn_jax.processes import supervision\n"
         f"sys.exit(supervision.run([sys.executable, '-c', {child!r}]))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])

@@ -8,8 +8,9 @@ import tracemalloc
 import pytest
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.inference import jobs
-from dmphn_jax.inference.jobs import Job, plan
+from dmphn_jax.inference import folders
+from dmphn_jax.inference.jobs import Job
+from dmphn_jax.inference.layout import plan
 from tests.support.pictures import noise, saved
 
 
@@ -68,7 +69,7 @@ def test_folders_that_cannot_be_read_are_told(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(jobs.os, "scandir", refuse)
+    monkeypatch.setattr(folders.os, "scandir", refuse)
     assert planned(photos) == {
         "a.png": None,
         "closed": "folder cannot be read: Permission denied",
@@ -119,7 +120,7 @@ class _Entry:
 
 
 def test_other_files_take_no_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs.os, "scandir", lambda _: _Listing())
+    monkeypatch.setattr(folders.os, "scandir", lambda _: _Listing())
     tracemalloc.start()
     laid_out, ignored = plan([str(tmp_path)], str(tmp_path / "out"))
     _, most = tracemalloc.get_traced_memory()

@@ -14,8 +14,8 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 @contextlib.contextmanager
-def exits_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM end what is inside as an interrupt does: cleaned up, one line, status 143.
+def exits_on_sigterm(status: int = TERMINATED) -> Iterator[None]:
+    """Makes SIGTERM end what is inside as an interrupt does: cleaned up, one line, a status.
 
     In threads other than the main one it changes nothing.
     """
@@ -25,13 +25,13 @@ def exits_on_sigterm() -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # leave once
-        raise SystemExit(TERMINATED)
+        raise SystemExit(status)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except SystemExit as leaving:
-        if leaving.code == TERMINATED:
+        if leaving.code == status:
             print("dmphn: terminated", file=sys.stderr)
         raise
     finally:

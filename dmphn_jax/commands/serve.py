@@ -1,0 +1,183 @@
+"""`dmphn serve --checkpoint CKPT`: a web page and an HTTP interface to one network."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from dmphn_jax import checkpoints
+from dmphn_jax.commands import arguments
+from dmphn_jax.commands.network import add_network_flags
+from dmphn_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from dmphn_jax.serving.limits import Limits
+
+TOKEN = "DMPHN_SERVE_TOKEN"  # of the environment
+_LEAST_TOKEN = 16  # characters
+_EPILOG = """\
+The page is at the address that is printed: drop a photograph or a short film, compare, download.
+Programs: POST /v1/deblur, POST /v1/films; /docs and /openapi.json describe them, /healthz tells
+whether it is ready, /metrics is for Prometheus (docs/serving.md).
+
+Listens on 127.0.0.1, for this machine alone. With another --host every request has to bring a
+token: --token, or the environment's DMPHN_SERVE_TOKEN, or one made at the start and printed.
+There is no TLS: put a reverse proxy before it where others can listen in.
+
+Ends at Ctrl-C or SIGTERM, once the pictures under way are done; a second one does not wait.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line of `dmphn serve`."""
+    result = argparse.ArgumentParser(
+        prog="dmphn serve",
+        description="Serve a web page and an HTTP interface that deblur photographs and films.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add_network_flags(result)
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    add("--port", type=_port, default=8080, help="port, 0 for any free one (default 8080)")
+    add("--token", metavar="T", help=f"ask for this token; better in {TOKEN}: others see arguments")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer requests to this name too, as a reverse proxy passes it on; may be repeated",
+    )
+    add("--stages", type=arguments.count, metavar="N", help="run a stack's first N stages at most")
+    add(
+        "--warm",
+        type=arguments.size,
+        nargs="+",
+        default=[],
+        metavar="HxW",
+        help="compile for pictures of these sizes before it is ready, such as 720x1280",
+    )
+    add("-q", "--quiet", action="store_true", help="no line per request, no progress of a download")
+    _add_limits(result.add_argument_group("limits"))
+    return result
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    def add(
+        flag: str, type: Callable[[str], float], metavar: str, default: float, text: str
+    ) -> None:
+        group.add_argument(flag, type=type, metavar=metavar, default=default, help=text)
+
+    size, seconds = arguments.pixels, arguments.positive
+    add("--max-upload", _amount, "N", 128_000_000, "bytes of a picture's file (default 128M)")
+    add("--max-pixels", size, "N", 50_000_000, "of a picture or a film's frame (default 50M)")
+    add("--queue", arguments.count, "N", 64, "pictures under way, waiting ones too (default 64)")
+    add("--seconds", seconds, "S", 600.0, "from a picture's arrival to its result (default 600)")
+    add("--upload-seconds", seconds, "S", 300.0, "for a file to come in (default 300)")
+    add("--films", arguments.natural, "N", 4, "held at once, results too; 0: none (default 4)")
+    add("--max-film", _amount, "N", 512_000_000, "bytes of a film's file (default 512M)")
+    add("--film-frames", arguments.count, "N", 3600, "of a film (default 3600)")
+    add("--film-seconds", seconds, "S", 14_400.0, "that a film may be computed (default 14400)")
+    add("--keep-seconds", seconds, "S", 1800.0, "that a film's result is kept (default 1800)")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
+
+
+def _amount(text: str) -> int:
+    try:
+        return arguments.pixels(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of bytes, such as 100M"
+        ) from None
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command until it is told to end; returns 0. Raises UserError for wrong use."""
+    args = parser().parse_args(argv)
+    _check_packages()
+    token = _token(args)
+    # Slow to import, and not needed for --help.
+    from dmphn_jax.inference.deblurrer import Deblurrer
+    from dmphn_jax.runtime import cache_compilations
+    from dmphn_jax.serving import server
+    from dmphn_jax.serving.access import LOOPBACK, Access
+    from dmphn_jax.serving.service import Service
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata is dropped silently
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    checkpoints.find(args.checkpoint)  # a wrong one is told before any work
+    with closing(server.listen(args.host, args.port)) as listening:
+        cache_compilations()
+        deblurrer = Deblurrer(
+            checkpoints.resolve(args.checkpoint, quiet=args.quiet),
+            stages=args.stages,
+            precision=args.precision,
+            tile=args.tile,
+            overlap=args.overlap,
+        )
+        alone = args.host in LOOPBACK
+        hosts = LOOPBACK | set(args.allow_host) if alone or args.allow_host else None
+        if not args.quiet:
+            server.log_to_stderr()
+        service = Service(
+            deblurrer,
+            name=os.path.basename(os.path.normpath(args.checkpoint)),
+            limits=_limits(args),
+            access=Access(hosts, token),
+            sizes=[(256, 256), *args.warm],
+        )
+        shown = server.address(listening) + (f"?token={quote(token, safe='')}" if token else "")
+        with closing(service):
+            server.Server(service).serve_on(listening, lambda: print(f"ready: {shown}", flush=True))
+    print("dmphn: stopped", file=sys.stderr)
+    return 0
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    from dmphn_jax.serving.limits import Limits
+
+    return Limits(
+        upload_bytes=args.max_upload,
+        pixels=args.max_pixels,
+        queue=args.queue,
+        seconds=args.seconds,
+        upload_seconds=args.upload_seconds,
+        films=args.films,
+        film_bytes=args.max_film,
+        film_frames=args.film_frames,
+        film_seconds=args.film_seconds,
+        keep_seconds=args.keep_seconds,
+    )
+
+
+def _check_packages() -> None:
+    """Raises UserError if a package of the extra `serve` is missing."""
+    for name in ("uvicorn", "starlette", "python_multipart", "prometheus_client"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"dmphn serve needs {name}: pip install 'dmphn_jax[serve]'")
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    """Returns the token to ask for; None where nobody but this machine can ask."""
+    given = args.token or os.environ.get(TOKEN)
+    if given and (len(given) < _LEAST_TOKEN or not given.isascii() or not given.isprintable()):
+        where = "--token" if args.token else TOKEN
+        raise UserError(
+            f"{where}: at least {_LEAST_TOKEN} characters, of ASCII, so that none can guess it"
+        )
+    if given or (args.host in ("127.0.0.1", "localhost", "::1") and not args.allow_host):
+        return given or None
+    return secrets.token_urlsafe(24)

@@ -1,0 +1,250 @@
+// What happens on the page: a file comes in, goes to the server, and the result is shown.
+
+import { Trouble, ask, nameIn, post, sleep } from "./transfer.js";
+import { Viewer } from "./viewer.js";
+
+const by = (id) => document.getElementById(id);
+const FILMS = /\.(mp4|m4v|mov|mkv|webm|avi|mts|m2ts|mpg|mpeg|wmv|flv|ogv|3gp)$/i;
+const PICTURES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
+const PASSES = {
+  none: "one",
+  flips: "eight flips and turns: a little better, 8 times slower",
+  shifts: "shifted patches: no seams, 2 to 4 times slower",
+};
+
+const viewer = new Viewer();
+let model = null;
+let file = null;
+let work = new AbortController(); // what is under way
+const urls = [];
+
+const started = start();
+
+async function start() {
+  if (location.search.includes("token=")) history.replaceState(null, "", location.pathname);
+  listen();
+  try {
+    model = await ask("v1/model");
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  by("model").textContent = `with ${model.model}`;
+  by("limits").textContent = takes();
+  by("file").accept = PICTURES + (model.films ? ",video/*,.mkv" : "");
+  document.querySelector(".films").hidden = !model.films;
+  for (let count = 1; count <= model.stages; count++) {
+    const name = count === model.stages ? `all ${count}` : count === 1 ? "1: fastest" : count;
+    by("stages").add(new Option(name, count, false, count === model.stages));
+  }
+  by("stages-label").hidden = model.stages === 1;
+  for (const name of model.ensembles) by("ensemble").add(new Option(PASSES[name], name));
+  const film = sessionStorage.getItem("film");
+  if (film) follow(film, work.signal).catch(() => idle());
+}
+
+function takes() {
+  const { upload_bytes: bytes, pixels, film_bytes: film, film_frames: frames } = model.limits;
+  let text = `PNG, JPEG, WebP, BMP, TIFF, up to ${Number((pixels / 1e6).toPrecision(3))} megapixels and ${megabytes(bytes)}`;
+  if (model.films) text += `; films up to ${frames} frames and ${megabytes(film)}`;
+  return `${text}.`;
+}
+
+function listen() {
+  by("file").onchange = (event) => event.target.files.length && open(event.target.files[0]);
+  by("options").onsubmit = (event) => {
+    event.preventDefault();
+    if (file) run();
+  };
+  by("options").onchange = () => (by("again").hidden = !file);
+  by("cancel").onclick = () => work.abort();
+  document.addEventListener("paste", (event) => {
+    const [pasted] = event.clipboardData.files;
+    if (pasted) open(pasted);
+  });
+  const drop = by("drop");
+  for (const kind of ["dragover", "dragenter"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  document.addEventListener("dragleave", (event) => event.relatedTarget || drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    const [dropped] = event.dataTransfer.files;
+    if (dropped) open(dropped);
+  });
+}
+
+function open(chosen) {
+  file = chosen;
+  by("file").value = "";
+  by("drop").classList.add("small");
+  by("limits").hidden = true;
+  run();
+}
+
+function isFilm() {
+  return file.type.startsWith("video/") || FILMS.test(file.name);
+}
+
+async function run() {
+  work.abort();
+  work = new AbortController();
+  const { signal } = work;
+  clear();
+  try {
+    await started; // a file may be chosen before the server has told what it takes
+    if (!model) throw new Trouble("The server has not told what it takes; load the page again.");
+    await (isFilm() ? runFilm(signal) : runPicture(signal));
+    if (!signal.aborted) idle();
+  } catch (error) {
+    if (work.signal === signal) fail(error);
+  }
+}
+
+function query() {
+  return `?stages=${by("stages").value}&ensemble=${by("ensemble").value}`;
+}
+
+function check(most) {
+  if (!file.size) throw new Trouble(`${file.name} is empty.`);
+  if (file.size > most) {
+    throw new Trouble(`${file.name} has ${megabytes(file.size)}; this server takes ${megabytes(most)}.`);
+  }
+}
+
+const megabytes = (bytes) => `${Number((bytes / 1e6).toPrecision(3))} MB`;
+
+async function runPicture(signal) {
+  check(model.limits.upload_bytes);
+  const shown = await viewer.showBefore(kept(file)).then(() => true, () => false);
+  if (!shown) viewer.hide();
+  say("Sending the picture", 0);
+  const begun = Date.now();
+  let ticking = null;
+  const told = (share) => {
+    say(`Sending the picture: ${Math.round(100 * share)} %`, share);
+    if (share === 1) {
+      ticking ??= setInterval(() => tell(`Deblurring, ${Math.round((Date.now() - begun) / 1000)} s`), 1000);
+      say("Deblurring");
+    }
+  };
+  try {
+    const waits = (text) => {
+      clearInterval(ticking);
+      ticking = null;
+      say(text);
+    };
+    const answer = await post(`v1/deblur${query()}`, "image", file, { told, waits, signal });
+    const url = kept(answer.response);
+    note(answer.getResponseHeader("Dmphn-Notes"));
+    const link = by("download");
+    link.href = url;
+    link.download = nameIn(answer, file.name);
+    link.hidden = false;
+    if (shown) await viewer.showAfter(url).catch(() => viewer.hide());
+    if (!shown) {
+      by("viewer").hidden = false;
+      by("frame").hidden = true;
+      note("This browser does not show pictures of this kind; the download is ready.");
+    }
+  } finally {
+    clearInterval(ticking);
+  }
+}
+
+async function runFilm(signal) {
+  if (!model.films) throw new Trouble("This server takes pictures, no films.");
+  check(model.limits.film_bytes);
+  say("Sending the film", 0);
+  const told = (share) => say(share === 1 ? "Looking at the film" : `Sending the film: ${Math.round(100 * share)} %`, share);
+  const answer = await post(`v1/films${query()}`, "film", file, { told, waits: say, signal });
+  const film = JSON.parse(await answer.response.text());
+  sessionStorage.setItem("film", film.id);
+  await follow(film.id, signal);
+}
+
+// Asks how far a film is until it is done.
+async function follow(id, signal) {
+  const address = `v1/films/${id}`;
+  try {
+    for (;;) {
+      const film = await ask(address, { signal });
+      if (film.state === "failed") throw new Trouble(`${film.name}: ${film.detail}.`);
+      if (film.state === "done") return showFilm(film);
+      say(filmProgress(film), film.frames_total ? film.frames_done / film.frames_total : undefined);
+      await sleep(1, signal);
+    }
+  } catch (error) {
+    sessionStorage.removeItem("film");
+    if (error.name === "AbortError") ask(address, { method: "DELETE" }).catch(() => {});
+    throw error;
+  }
+}
+
+function filmProgress(film) {
+  if (film.state === "queued") return "Waiting for another film";
+  let text = `Deblurring frame ${film.frames_done}`;
+  if (film.frames_total) text += ` of ${film.frames_total}`;
+  if (film.frames_per_second) text += `, ${film.frames_per_second.toPrecision(2)} frames/s`;
+  if (film.seconds_left !== null) text += `, ${Math.ceil(film.seconds_left)} s left`;
+  return text;
+}
+
+function showFilm(film) {
+  by("video").src = by("film-download").href = film.result;
+  by("film-download").download = film.name;
+  by("film").hidden = false;
+  film.notes.forEach(note);
+  note(`The server keeps this film for ${Math.round(model.limits.keep_seconds / 60)} minutes.`);
+  idle();
+}
+
+function clear() {
+  by("trouble").hidden = by("viewer").hidden = by("film").hidden = true;
+  by("download").hidden = by("again").hidden = true;
+  by("frame").hidden = false;
+  by("video").removeAttribute("src");
+  by("notes").replaceChildren();
+  while (urls.length) URL.revokeObjectURL(urls.pop());
+}
+
+function kept(blob) {
+  urls.push(URL.createObjectURL(blob));
+  return urls.at(-1);
+}
+
+// Says what goes on, and how far it is, from 0 to 1, if that is known.
+function say(text, share) {
+  by("status").hidden = false;
+  tell(text);
+  if (share === undefined) by("progress").removeAttribute("value");
+  else by("progress").value = share;
+}
+
+function tell(text) {
+  by("said").textContent = text;
+}
+
+function idle() {
+  by("status").hidden = true;
+}
+
+function note(text) {
+  if (!text) return;
+  const item = document.createElement("li");
+  item.textContent = text;
+  by("notes").append(item);
+}
+
+function fail(error) {
+  idle();
+  by("again").hidden = !file;
+  if (error.name === "AbortError") return;
+  if (!(error instanceof Trouble)) console.error(error);
+  by("trouble").textContent = error instanceof Trouble ? error.message : "Something on this page went wrong; load it again.";
+  by("trouble").hidden = false;
+}
