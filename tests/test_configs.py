@@ -36,6 +36,7 @@ PAPER = {
 }
 OTHERS = ["configs/demo.py", "configs/stack.py:3", "configs/modern.py:vmphn"]
 OTHERS += ["configs/modern_dmphn.py:1-2-4-8", "configs/modern_stack4.py"]
+OTHERS += ["configs/miniature.py:stack2", "configs/miniature.py:modern_dmphn_1_2_4"]
 
 
 def test_every_row_of_the_paper_has_a_config():
