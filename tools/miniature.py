@@ -2,12 +2,12 @@
 
     python tools/miniature.py                        # all rows, where they were left
     python tools/miniature.py --rows dmphn_1_2_4 --seeds 1
-    python tools/miniature.py --show                 # tables and figures of what is there
+    python tools/miniature_tables.py                 # tables and figures of what is there
 
 A row is an ordinary run of `dmphn_jax.main` (configs/miniature.py) and two of `dmphn evaluate`, of
 its last checkpoint: on 64 synthetic scenes that no run trains on, and on the real pairs of
-$DMPHN_REFERENCE if they are there. An interrupted row goes on from its last checkpoint. Results
-are kept in docs/miniature.json; `--show` prints the tables and draws the figures from it.
+$DMPHN_REFERENCE if they are there. A stopped run goes on from its last checkpoint. What is scored
+is kept in docs/miniature.json; a run that is there is not made again.
 """
 
 from __future__ import annotations
@@ -22,23 +22,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
+
+from miniature_tables import MODERN, REAL, RESULTS, ROOT, ROWS, Result, read_results
 
 from dmphn_jax.evaluation import report
 from dmphn_jax.files import write_atomically
-from dmphn_jax.models import zoo
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "miniature.json"
-SCENES = ["--data", "synthetic", "--synthetic-size", "256x256", "--synthetic-count", "64"]
-ROWS = [name for name in zoo.ZOO if name != "dmsn_1"]  # DMSN(1) is DMPHN(1)
-MODERN = ["modern_dmphn_1", "modern_dmphn_1_2_4", "modern_stack2"]
 # The rows whose order the paper argues about: three seeds.
 ARGUED = {"dmphn_1", "dmphn_1_2", "dmphn_1_1_1", "dmphn_1_2_4", "dmphn_1_2_4_8", "dmphn_1_2_4_ws"}
 ARGUED |= {"dmsn_3", "stack2", "vmphn", *MODERN}
-
-_Result = dict[str, Any]
+SCENES = ["--data", "synthetic", "--synthetic-size", "256x256", "--synthetic-count", "64"]
+# Where a run on real blur begins: the authors' weights, or nothing.
+BEGINNINGS = {REAL[0]: ["--config.init_from=dmphn_1_2_4"], REAL[1]: []}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +52,10 @@ class Run:
 
     def train(self) -> list[str]:
         """Returns what Python is to run to train it, or to go on with it."""
-        config = f"configs/miniature.py:{self.row}"
+        real = self.row in REAL
+        config = "configs/real_blur.py" if real else f"configs/miniature.py:{self.row}"
         command = ["-m", "dmphn_jax.main", "--config", config, "--workdir", str(self.folder)]
-        return [*command, f"--config.seed={self.seed}"]
+        return [*command, f"--config.seed={self.seed}", *BEGINNINGS.get(self.row, [])]
 
     def score(self, data: list[str], name: str) -> list[str]:
         """Returns what Python is to run to score its last checkpoint."""
@@ -69,27 +66,25 @@ class Run:
 
 
 def main() -> int:
-    """Runs what is missing, then shows what is there; returns 1 if a row failed."""
+    """Makes the runs that are missing; returns 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=[*ROWS, *MODERN])
+    parser.add_argument("--rows", nargs="+", metavar="ROW", choices=[*ROWS, *MODERN, *REAL])
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of a row (1; argued ones 3)")
     parser.add_argument("--runs", type=Path, default=Path("runs/miniature"), help="work folders")
-    parser.add_argument("--minutes", type=float, help="begin no row after so many")
-    parser.add_argument("--show", action="store_true", help="train nothing")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many")
     args = parser.parse_args()
     failed, begun = 0, time.monotonic()
-    for run in [] if args.show else _runs(args):
+    for run in _runs(args):
         if args.minutes and time.monotonic() - begun > 60 * args.minutes:
             break
-        if run.key not in _results():
+        if run.key not in read_results():
             failed += not _make(run)
-    _show(_results())
     return 1 if failed else 0
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:
     """Returns all runs, the first seed of every row before the second of any."""
-    rows = args.rows or [*ROWS, *MODERN]
+    rows = args.rows or [*ROWS, *MODERN, *REAL]
     wanted = {row: args.seeds or (3 if row in ARGUED else 1) for row in rows}
     return [
         Run(row, seed, args.runs / f"{row}-{seed}")
@@ -102,37 +97,58 @@ def _runs(args: argparse.Namespace) -> list[Run]:
 def _make(run: Run) -> bool:
     """Trains and scores a run and keeps its result; returns whether it could be done."""
     print(f"== {run.key}", flush=True)
+    pairs = _reference() / "pairs"
+    if run.row in REAL and not _prepared(pairs):
+        return False
     if not _call(run.train()):
         return False
-    held_out = run.score(SCENES, "held_out")
-    if not _call(held_out):
-        return False
-    result: _Result = {
-        "command": shlex.join(["python", *run.train()]),
-        "evaluation": shlex.join(["python", *held_out]),
-        **_log(run.folder / "metrics.csv"),
-        **_scores(run.folder / "held_out"),
-    }
-    reference = Path(os.environ.get("DMPHN_REFERENCE", ROOT.parent / "shared" / "reference"))
-    pairs = reference / "pairs" / "GOPRO_Large" / "test"
+    result: Result = {"command": shlex.join(["python", *run.train()])}
+    result |= _log(run.folder / "metrics.csv")
+    if run.row not in REAL:
+        score = run.score(SCENES, "held_out")
+        if not _call(score):
+            return False
+        result |= {"evaluation": shlex.join(["python", *score]), **_scores(run.folder / "held_out")}
     if pairs.is_dir():
-        if not _call(run.score(["--data", str(pairs), "--no-timing"], "real")):
+        # What a run on real pairs has trained on says nothing of it.
+        unseen = [place for place in _PLACES if run.row not in REAL or "train" not in place]
+        listed = run.folder / "real.txt"
+        listed.write_text("".join(_listed(pairs / place) for place in unseen))
+        if not _call(run.score(["--data", str(listed), "--no-timing"], "real")):
             return False
         result["real"] = _scores(run.folder / "real")
-    results = _results() | {run.key: result}
+    results = read_results() | {run.key: result}
     write_atomically(RESULTS, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
     return True
+
+
+_PLACES = ("GOPRO_Large/train/GOPR0372_07_00", "GOPRO_Large/test/GOPR0384_11_00", "gopro_other")
+
+
+def _listed(folder: Path) -> str:
+    """Returns lines of the pairs in a folder, blurry and sharp."""
+    sides = ("blurry" if (folder / "blurry").is_dir() else "blur", "sharp")
+    names = sorted(path.name for path in (folder / sides[0]).iterdir())
+    return "".join("\t".join(str(folder / side / name) for side in sides) + "\n" for name in names)
+
+
+def _reference() -> Path:
+    return Path(os.environ.get("DMPHN_REFERENCE", ROOT.parent / "shared" / "reference")).resolve()
+
+
+def _prepared(pairs: Path) -> bool:
+    """Prepares the real pairs for training where they are not yet; returns whether they are."""
+    if (ROOT / "data" / "miniature").is_dir():
+        return True
+    command = ["-m", "tfds_gopro.prepare", "gopro", "--source", str(pairs / "GOPRO_Large")]
+    return _call([*command, "--allow-partial", "--data-dir", "data/miniature"])
 
 
 def _call(command: list[str]) -> bool:
     return subprocess.run([sys.executable, *command], cwd=ROOT).returncode == 0
 
 
-def _results() -> dict[str, _Result]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def _log(path: Path) -> _Result:
+def _log(path: Path) -> Result:
     """Returns minutes of training, without evaluations, and the curve: [step, PSNR in dB]."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -141,79 +157,22 @@ def _log(path: Path) -> _Result:
         if row["images_per_second"]:
             seconds += 6 * (int(row["step"]) - before) / float(row["images_per_second"])
             before = int(row["step"])
-    curve = [[int(row["step"]), float(row["eval_psnr"])] for row in rows if row["eval_psnr"]]
+    curve = [
+        [int(row["step"]), round(float(row["eval_psnr"]), 4)] for row in rows if row["eval_psnr"]
+    ]
     return {"minutes": round(seconds / 60, 2), "curve": curve}
 
 
-def _scores(folder: Path) -> _Result:
+def _scores(folder: Path) -> Result:
+    """Returns what a report says of the checkpoint, and of the blurry input."""
     made = report.read(folder)
     blurry, row = made.rows
-    scores = {name: round(row.mean[name], 4) for name in ("psnr", "ssim_matlab", "ssim_skimage")}
+    scores: dict[str, Any] = {
+        name: round(row.mean[name], 4) for name in ("psnr", "ssim_matlab", "ssim_skimage")
+    }
     ms = {"ms": round(row.runtime.ms, 1)} if row.runtime else {}
-    about = {"pairs": row.images, "devices": made.devices, "blurry": round(blurry.mean["psnr"], 4)}
-    return {**scores, **ms, **about}
-
-
-def _show(results: dict[str, _Result]) -> None:
-    """Prints the table in the paper's order and draws the figures beside the results."""
-    print("| model | paper, dB | here, dB | spread | seeds | real pairs, dB | minutes | ms |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for row, runs in _by_row(results).items():
-        psnr = [run["psnr"] for run in runs]
-        real = [run["real"]["psnr"] for run in runs if "real" in run]
-        entry = zoo.ZOO.get(row)
-        cells = [
-            _label(row),
-            f"{entry.psnr:.2f}" if entry else "",
-            f"{mean(psnr):.2f}",
-            f"{stdev(psnr):.2f}" if len(psnr) > 1 else "",
-            str(len(psnr)),
-            f"{mean(real):.2f}" if real else "",
-            f"{mean(run['minutes'] for run in runs):.1f}",
-            f"{mean(run['ms'] for run in runs):.0f}",
-        ]
-        print(f"| {' | '.join(cells)} |")
-    if results:
-        _draw(results)
-
-
-def _by_row(results: dict[str, _Result]) -> dict[str, list[_Result]]:
-    """Returns the runs of every row that has any, rows in the paper's order."""
-    grouped = {row: [] for row in [*ROWS, *MODERN]}
-    for key, result in sorted(results.items()):
-        grouped[key.split("/")[0]].append(result)
-    return {row: runs for row, runs in grouped.items() if runs}
-
-
-def _label(row: str) -> str:
-    label = zoo.ZOO[row.removeprefix("modern_")].label
-    return f"{label}, modern recipe" if row.startswith("modern_") else label
-
-
-def _draw(results: dict[str, _Result]) -> None:
-    """Draws PSNR against steps, and against the time of an image as the paper's Fig. 1 does."""
-    from matplotlib.figure import Figure
-
-    from dmphn_jax.evaluation.figures import Point, draw
-
-    figure = Figure(figsize=(10, 7), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlabel="steps", ylabel="PSNR of 32 held-out scenes, dB")
-    rows = _by_row(results)
-    styles = ["-", "--", ":", "-."]
-    for number, (row, runs) in enumerate(rows.items()):
-        steps = [step for step, _ in runs[0]["curve"]]
-        heights = [mean(at) for at in zip(*[[psnr for _, psnr in run["curve"]] for run in runs])]
-        axes.plot(steps, heights, styles[number // 10], color=f"C{number % 10}", label=_label(row))
-    axes.legend(fontsize="small", ncols=2)
-    figure.savefig(RESULTS.with_name("miniature_steps.png"))
-    points = [
-        Point(mean(run["ms"] for run in runs), mean(run["psnr"] for run in runs), _label(row))
-        for row, runs in rows.items()
-    ]
-    devices = next(iter(results.values()))["devices"]
-    draw({f"width 16, {devices}": points}, ["256x256"]).savefig(
-        RESULTS.with_name("miniature_time.png")
-    )
+    about = {"pairs": row.images, "devices": made.devices, "digest": row.digest}
+    return {**scores, **ms, **about, "blurry": round(blurry.mean["psnr"], 4)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,221 @@
+"""Writes the tables and figures of docs/miniature.md from docs/miniature.json.
+
+    python tools/miniature_tables.py
+
+In the page a table stands between `<!-- NAME -->` and `<!-- end -->`; what is between is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dmphn_jax.evaluation.figures import Point, draw
+from dmphn_jax.models import zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "miniature.json"
+PAGE = ROOT / "docs" / "miniature.md"
+ROWS = [name for name in zoo.ZOO if name != "dmsn_1"]  # DMSN(1) is DMPHN(1)
+MODERN = ["modern_dmphn_1", "modern_dmphn_1_2_4", "modern_stack2"]
+REAL = ["real_from_released", "real_from_scratch"]
+
+# What the paper's tables say: the first of two is the better.
+CLAIMS = [
+    ("more levels help", ("dmphn_1_2", "dmphn_1")),
+    ("more levels help", ("dmphn_1_2_4", "dmphn_1_2")),
+    ("more levels help", ("dmphn_1_2_4_8", "dmphn_1_2_4")),
+    ("until they do not", ("dmphn_1_2_4_8", "dmphn_1_2_4_8_16")),
+    ("patches beat the same depth without", ("dmphn_1_2_4", "dmphn_1_1_1")),
+    ("depth without patches is worse than none", ("dmphn_1", "dmphn_1_1_1")),
+    ("a gentle hierarchy beats a steep one", ("dmphn_1_2_4", "dmphn_1_4_16")),
+    ("patches beat scales", ("dmphn_1_2", "dmsn_2")),
+    ("patches beat scales", ("dmphn_1_2_4", "dmsn_3")),
+    ("more scales help", ("dmsn_3", "dmphn_1")),
+    ("sharing weights costs a little", ("dmphn_1_2", "dmphn_1_2_ws")),
+    ("sharing weights costs a little", ("dmphn_1_2_4", "dmphn_1_2_4_ws")),
+    ("sharing weights costs a little", ("dmphn_1_2_4_8", "dmphn_1_2_4_8_ws")),
+    ("stacking helps", ("stack2", "dmphn_1_2_4")),
+    ("stacking helps", ("stack3", "stack2")),
+    ("stacking helps", ("stack4", "stack3")),
+    ("V beats I", ("vmphn", "stack2")),
+    ("V beats I", ("stack2_vmphn", "stack4")),
+    ("the modern recipe beats the paper's", ("modern_dmphn_1", "dmphn_1")),
+    ("the modern recipe beats the paper's", ("modern_dmphn_1_2_4", "dmphn_1_2_4")),
+    ("the modern recipe beats the paper's", ("modern_stack2", "stack2")),
+]
+
+Result = dict[str, Any]
+_Runs = dict[str, dict[int, Result]]
+
+
+def main() -> int:
+    """Rewrites the page's tables and draws its figures; returns 0."""
+    results = read_results()
+    PAGE.write_text(with_tables(PAGE.read_text(), results))
+    for name, figure in figures(results).items():
+        figure.savefig(PAGE.with_name(name))
+    return 0
+
+
+def read_results() -> dict[str, Result]:
+    """Returns what is known of every "row/seed"."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def with_tables(page: str, results: dict[str, Result]) -> str:
+    """Returns the page with its tables made of the results."""
+    for name, make in _TABLES.items():
+        begin = f"<!-- {name} -->\n"
+        table = "\n".join(make(_by_row(results)))
+        page = re.sub(
+            f"{re.escape(begin)}.*?(?=<!-- end -->)",
+            lambda _, whole=f"{begin}{table}\n": whole,
+            page,
+            flags=re.DOTALL,
+        )
+    return page
+
+
+def _by_row(results: dict[str, Result]) -> _Runs:
+    """Returns the runs of every row that has any, by seed; rows in the paper's order."""
+    grouped: _Runs = {row: {} for row in [*ROWS, *MODERN, *REAL]}
+    for key, result in results.items():
+        row, _, seed = key.partition("/")
+        grouped[row][int(seed)] = result
+    return {row: dict(sorted(runs.items())) for row, runs in grouped.items() if runs}
+
+
+def label(row: str) -> str:
+    """Returns the paper's name of a row."""
+    plain = zoo.ZOO[row.removeprefix("modern_")].label
+    return f"{plain}, modern recipe" if row.startswith("modern_") else plain
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"± {stdev(values):.2f} ({len(values)})" if len(values) > 1 else "(1)"
+
+
+def _table(head: str, rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
+    """Returns the lines of a table whose first `words` columns are words, the others figures."""
+    columns = head.count("|") + 1
+    marks = ["---"] * words + ["--:"] * (columns - words)
+    return [f"| {head} |", f"|{'|'.join(marks)}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _rows(wanted: Callable[[str], bool]) -> Callable[[_Runs], list[str]]:
+    """Returns what makes the table of the rows wanted."""
+
+    def make(by_row: _Runs) -> list[str]:
+        lines = []
+        for row, runs in by_row.items():
+            if row in REAL or not wanted(row):
+                continue
+            scores = {n: [run[n] for run in runs.values()] for n in ("psnr", "ssim_matlab")}
+            real = [run["real"]["psnr"] for run in runs.values() if "real" in run]
+            entry = zoo.ZOO.get(row)
+            lines.append(
+                [
+                    label(row),
+                    f"{entry.psnr:.2f}" if entry else "",
+                    f"{mean(scores['psnr']):.2f} {_spread(scores['psnr'])}",
+                    f"{entry.ssim:.3f}" if entry else "",
+                    f"{mean(scores['ssim_matlab']):.3f}",
+                    f"{mean(real):.2f}" if real else "",
+                    f"{mean(run['minutes'] for run in runs.values()):.1f}",
+                    f"{mean(run['ms'] for run in runs.values()):.0f}",
+                ]
+            )
+        head = "model | paper, dB | here, dB (seeds) | paper, SSIM | here, SSIM | real pairs, dB"
+        return _table(f"{head} | minutes | ms", lines)
+
+    return make
+
+
+def _claims(by_row: _Runs) -> list[str]:
+    lines = []
+    for claim, (better, worse) in CLAIMS:
+        seeds = sorted(by_row.get(better, {}).keys() & by_row.get(worse, {}).keys())
+        if not seeds:
+            continue
+        gains = [by_row[better][seed]["psnr"] - by_row[worse][seed]["psnr"] for seed in seeds]
+        holds = {gain > 0 for gain in gains}
+        verdict = "undecided" if len(holds) > 1 else "holds" if holds == {True} else "does not hold"
+        known = [zoo.ZOO[row].psnr for row in (better, worse) if row in zoo.ZOO]
+        lines.append(
+            [
+                claim,
+                f"{label(better)} over {label(worse)}",
+                verdict if len(seeds) > 1 else f"{verdict} (one seed)",
+                f"{known[0] - known[1]:+.2f}" if len(known) == 2 else "",
+                f"{mean(gains):+.2f}",
+                " ".join(f"{gain:+.2f}" for gain in gains),
+            ]
+        )
+    return _table("claim | models | here | paper, dB | here, dB | by seed, dB", lines, words=3)
+
+
+_TABLES: dict[str, Callable[[_Runs], list[str]]] = {
+    "table 1": _rows(lambda row: row in zoo.ZOO and "1" in zoo.ZOO[row].tables),
+    "table 2": _rows(lambda row: row == "dmphn_1" or row.startswith("dmsn")),
+    "table 4": _rows(lambda row: row in zoo.ZOO and "4" in zoo.ZOO[row].tables),
+    "modern": _rows(lambda row: row.removeprefix("modern_") in [m[7:] for m in MODERN]),
+    "claims": _claims,
+}
+
+
+def figures(results: dict[str, Result]) -> dict[str, Any]:
+    """Returns figures by file: PSNR against steps, and against an image's time as in Fig. 1."""
+    by_row = {row: runs for row, runs in _by_row(results).items() if row not in REAL}
+    points = [
+        Point(
+            mean(run["ms"] for run in runs.values()),
+            mean(run["psnr"] for run in runs.values()),
+            label(row),
+        )
+        for row, runs in by_row.items()
+    ]
+    devices = next(iter(results.values()))["devices"]
+    return {
+        "miniature_steps.png": _curves(by_row),
+        "miniature_time.png": draw({f"width 16, {devices}": points}, ["256x256"]),
+    }
+
+
+def _curves(by_row: _Runs) -> Any:
+    """Returns the curves of all rows in four panels that share DMPHN(1-2-4) and their axes."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        "patches": ["dmphn_1", "dmphn_1_2", "dmphn_1_2_4", "dmphn_1_2_4_8", "dmphn_1_2_4_8_16"],
+        "other hierarchies": ["dmphn_1_2_4", "dmphn_1_1_1", "dmphn_1_4_16", "dmsn_2", "dmsn_3"],
+        "shared weights": ["dmphn_1_2_4", "dmphn_1_2_ws", "dmphn_1_2_4_ws", "dmphn_1_2_4_8_ws"],
+        "stacks": ["dmphn_1_2_4", "stack2", "stack3", "stack4", "vmphn", "stack2_vmphn"],
+        "modern recipe (dashed)": ["dmphn_1", "dmphn_1_2_4", "stack2", *MODERN],
+    }
+    figure = Figure(figsize=(13, 8), dpi=110, layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True).flat
+    for axis, (title, rows) in zip(axes, panels.items(), strict=False):
+        for row in rows:
+            if row not in by_row:
+                continue
+            curves = [run["curve"] for run in by_row[row].values()]
+            steps = [step for step, _ in curves[0]]
+            heights = [mean(psnr for _, psnr in at) for at in zip(*curves, strict=True)]
+            modern = row.startswith("modern_")
+            color = f"C{rows.index(row.removeprefix('modern_'))}"
+            axis.plot(steps, heights, "--" if modern else "-", color=color, label=label(row))
+        axis.set(title=title, xlabel="steps", ylabel="PSNR of 32 scenes, dB")
+        axis.legend(fontsize="small")
+        axis.grid(alpha=0.3)
+    list(figure.axes)[-1].remove()
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
