@@ -61,7 +61,8 @@ class Run:
         """Returns what Python is to run to score its last checkpoint."""
         steps = [path for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit()]
         last = max(steps, key=lambda path: int(path.name))
-        command = ["-m", "dmphn_jax", "evaluate", str(last), *data]
+        before = ["dmphn_1_2_4"] if self.row == REAL[0] else []
+        command = ["-m", "dmphn_jax", "evaluate", *before, str(last), *data]
         return [*command, "--report", str(self.folder / name)]
 
 
@@ -164,15 +165,16 @@ def _log(path: Path) -> Result:
 
 
 def _scores(folder: Path) -> Result:
-    """Returns what a report says of the checkpoint, and of the blurry input."""
+    """Returns what a report says of the checkpoint, of the blurry input and of what it began as."""
     made = report.read(folder)
-    blurry, row = made.rows
+    blurry, *before, row = made.rows
     scores: dict[str, Any] = {
         name: round(row.mean[name], 4) for name in ("psnr", "ssim_matlab", "ssim_skimage")
     }
     ms = {"ms": round(row.runtime.ms, 1)} if row.runtime else {}
     about = {"pairs": row.images, "devices": made.devices, "digest": row.digest}
-    return {**scores, **ms, **about, "blurry": round(blurry.mean["psnr"], 4)}
+    began = {"before": round(before[0].mean["psnr"], 4)} if before else {}
+    return {**scores, **ms, **about, **began, "blurry": round(blurry.mean["psnr"], 4)}
 
 
 if __name__ == "__main__":
