@@ -34,7 +34,10 @@ ARGUED = {"dmphn_1", "dmphn_1_2", "dmphn_1_1_1", "dmphn_1_2_4", "dmphn_1_2_4_8",
 ARGUED |= {"dmsn_3", "stack2", "vmphn", *MODERN}
 SCENES = ["--data", "synthetic", "--synthetic-size", "256x256", "--synthetic-count", "64"]
 # Where a run on real blur begins: the authors' weights, or nothing.
-BEGINNINGS = {REAL[0]: ["--config.init_from=dmphn_1_2_4"], REAL[1]: []}
+BEGINNINGS = {
+    REAL[0]: ["--config.init_from=dmphn_1_2_4"],
+    REAL[1]: ["--config.optimizer.learning_rate=1e-3"],
+}
 
 
 @dataclasses.dataclass(frozen=True)
