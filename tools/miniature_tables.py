@@ -70,7 +70,7 @@ def read_results() -> dict[str, Result]:
 
 def with_tables(page: str, results: dict[str, Result]) -> str:
     """Returns the page with its tables made of the results."""
-    for name, make in _TABLES.items():
+    for name, make in TABLES.items():
         begin = f"<!-- {name} -->\n"
         table = "\n".join(make(_by_row(results)))
         page = re.sub(
@@ -179,7 +179,8 @@ def _real(by_row: _Runs) -> list[str]:
     return _table(f"{head} | the test pair, every 300 steps, dB | minutes", lines)
 
 
-_TABLES: dict[str, Callable[[_Runs], list[str]]] = {
+# What stands in the page, by the marks around it.
+TABLES: dict[str, Callable[[_Runs], list[str]]] = {
     "table 1": _rows(lambda row: row in zoo.ZOO and "1" in zoo.ZOO[row].tables),
     "table 2": _rows(lambda row: row == "dmphn_1" or row.startswith("dmsn")),
     "table 4": _rows(lambda row: row in zoo.ZOO and "4" in zoo.ZOO[row].tables),

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from dmphn_jax import checkpoints, storage
@@ -20,6 +17,7 @@ from dmphn_jax.commands.network import load_network
 from dmphn_jax.commands.progress import bars
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
+from dmphn_jax.processes.termination import TERMINATED, exits_on_sigterm
 
 if TYPE_CHECKING:
     from dmphn_jax.inference.films import FilmOptions
@@ -122,26 +120,25 @@ def _run(
         run = _deblurring(args, films, pictures, lambda: bar.close())
         bar = new_bar(total=len(pictures), unit=" images")
         results = run(tally.todo, lambda job: True)
-    ending = 128 + signal.SIGTERM if jobs is None else os.EX_TEMPFAIL  # the rest is for another
-    restore = _exit_on_sigterm(ending)
-    try:
-        for result in results:
-            tally.add(result)
+    ending = TERMINATED if jobs is None else os.EX_TEMPFAIL  # the rest is for another
+    with exits_on_sigterm(ending, line=False):
+        try:
+            for result in results:
+                tally.add(result)
+                if jobs:
+                    bar.update(jobs.shared.done - bar.n)
+                elif not result.job.film:
+                    bar.update()
             if jobs:
                 bar.update(jobs.shared.done - bar.n)
-            elif not result.job.film:
-                bar.update()
-        if jobs:
-            bar.update(jobs.shared.done - bar.n)
-    except (KeyboardInterrupt, SystemExit):
-        results.close()
-        bar.close()
-        _report(tally, args, interrupted=True)
-        raise
-    finally:
-        results.close()
-        bar.close()
-        restore()
+        except (KeyboardInterrupt, SystemExit):
+            results.close()
+            bar.close()
+            _report(tally, args, interrupted=True)
+            raise
+        finally:
+            results.close()
+            bar.close()
 
 
 def _deblurring(
@@ -264,15 +261,3 @@ def _make_output_folder(folder: str, output: str) -> None:
         raise UserError(f"--output {shown(output)}: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--output {shown(output)}: no permission to write there")
-
-
-def _exit_on_sigterm(status: int) -> Callable[[], object]:
-    """Makes SIGTERM (a job's time is up) end as an interrupt does; returns what undoes it."""
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(status)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    return lambda: signal.signal(signal.SIGTERM, previous)

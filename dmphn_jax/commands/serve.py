@@ -156,12 +156,14 @@ def _check_packages() -> None:
 
 def _token(args: argparse.Namespace) -> str | None:
     """Returns the token to ask for; None where nobody but this machine can ask."""
+    from dmphn_jax.serving.access import LOOPBACK
+
     given = args.token or os.environ.get(TOKEN)
     if given and (len(given) < _LEAST_TOKEN or not given.isascii() or not given.isprintable()):
         where = "--token" if args.token else TOKEN
         raise UserError(
             f"{where}: at least {_LEAST_TOKEN} characters, of ASCII, so that none can guess it"
         )
-    if given or (args.host in ("127.0.0.1", "localhost", "::1") and not args.allow_host):
+    if given or (args.host in LOOPBACK and not args.allow_host):
         return given or None
     return secrets.token_urlsafe(24)

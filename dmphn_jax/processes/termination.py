@@ -14,10 +14,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 @contextlib.contextmanager
-def exits_on_sigterm(status: int = TERMINATED) -> Iterator[None]:
+def exits_on_sigterm(status: int = TERMINATED, *, line: bool = True) -> Iterator[None]:
     """Makes SIGTERM end what is inside as an interrupt does: cleaned up, one line, a status.
 
     In threads other than the main one it changes nothing.
+
+    Args:
+      status: to exit with.
+      line: whether to print the line; not where what is inside prints its own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,7 +35,7 @@ def exits_on_sigterm(status: int = TERMINATED) -> Iterator[None]:
     try:
         yield
     except SystemExit as leaving:
-        if leaving.code == status:
+        if line and leaving.code == status:
             print("dmphn: terminated", file=sys.stderr)
         raise
     finally:
