@@ -176,7 +176,7 @@ def _real(by_row: _Runs) -> list[str]:
                 ]
             )
     head = "begins from | blurry, dB | before, dB | after, dB"
-    return _table(f"{head} | the test pair, every 300 steps, dB | minutes", lines)
+    return _table(f"{head} | the test pair, every 250 steps, dB | minutes", lines)
 
 
 # What stands in the page, by the marks around it.
