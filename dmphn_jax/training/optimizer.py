@@ -84,6 +84,26 @@ class OptimizerOptions:
                 f"num_steps = {num_steps}"
             )
 
+    def in_words(self, steps_per_epoch: int, num_steps: int) -> str:
+        """Returns what the learning rate does in a run of so many steps, for people.
+
+        A step schedule that is too long for the run is said to be: its rate never falls.
+        """
+        rise = f"after a warm-up of {self.warmup_steps:,} steps " if self.warmup_steps else ""
+        rate = f"{rise}{self.learning_rate:g}"
+        if self.schedule == "cosine":
+            return f"{rate}, a cosine to {self.final_fraction * self.learning_rate:g}"
+        if self.schedule == "constant":
+            return f"{rate} throughout"
+        period = steps_per_epoch * self.decay_epochs
+        decays = (num_steps - 1) // period
+        if not decays:
+            return f"{rate} throughout: the first decay would be after step {period:,}"
+        word = f"times {self.decay_factor:g} after step {period:,}"
+        if decays > 1:
+            word += f" and every {period:,} more"
+        return f"{rate}, {word}"
+
 
 def make_optimizer(
     config: Mapping[str, Any], steps_per_epoch: int, num_steps: int | None = None

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from dmphn_jax.models import multiply_adds, parameter_count, parameter_name, zoo
 from dmphn_jax.storage import Address
+from dmphn_jax.training.optimizer import OptimizerOptions
 
 if TYPE_CHECKING:
     from dmphn_jax.training.prepare import Prepared
@@ -42,7 +43,7 @@ def start(run: Prepared, params: Any, origin: str, step: int) -> str:
         if entry
         else "not the paper's"
     )
-    schedule = config.optimizer.schedule
+    rate = OptimizerOptions.of(config.optimizer).in_words(feed.steps_per_epoch, run.num_steps)
     return "\n".join(
         [
             f"devices    {_devices(run.mesh)}",
@@ -54,7 +55,7 @@ def start(run: Prepared, params: Any, origin: str, step: int) -> str:
             f"{config.augment!r}",
             f"training   steps {step:,} to {run.num_steps:,} "
             f"({run.num_steps / feed.steps_per_epoch:,.1f} epochs), {config.loss.name}, "
-            f"{config.optimizer.name} at {config.optimizer.learning_rate:g}, {schedule} schedule",
+            f"{config.optimizer.name} at {rate}",
             # A backward pass costs two forward ones.
             f"cost       {cost / 1e9:,.2f} GMAC per crop forward, about "
             f"{3 * cost * batch / 1e9:,.1f} GMAC per step; the time follows the first steps",

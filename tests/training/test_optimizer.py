@@ -161,3 +161,31 @@ def test_defaults_are_the_papers():
     assert float(schedule(0)) == pytest.approx(1e-4)
     assert OptimizerOptions().accumulate_steps == 1
     assert tx.init({"a": jnp.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "0.0001, times 0.1 after step 7,000 and every 7,000 more"),
+        ({"decay_epochs": 2000}, "0.0001, times 0.1 after step 14,000"),
+        ({"decay_epochs": 3000}, "0.0001 throughout: the first decay would be after step 21,000"),
+        (
+            {"schedule": "cosine", "warmup_steps": 50, "final_fraction": 0.1},
+            "after a warm-up of 50 steps 0.0001, a cosine to 1e-05",
+        ),
+        ({"schedule": "constant"}, "0.0001 throughout"),
+    ],
+)
+def test_words_say_what_the_rate_does(config, words):
+    assert OptimizerOptions.of(config).in_words(7, 21_000) == words
+
+
+@pytest.mark.parametrize("epochs", [1000, 1499, 1500, 2999, 3000])
+def test_the_words_falls_are_the_schedules(epochs):
+    config, num_steps = {"decay_epochs": epochs}, 3000 * 7
+    words = OptimizerOptions.of(config).in_words(7, num_steps)
+    rate = make_schedule(config, 7, num_steps)
+    falls = [n for n in range(epochs * 7, num_steps, epochs * 7) if rate(n - 1) > rate(n)]
+    assert ("throughout" in words) == (not falls)
+    assert ("more" in words) == (len(falls) > 1)
+    assert float(rate(num_steps - 1)) == pytest.approx(1e-4 * 0.1 ** len(falls), rel=1e-5)
