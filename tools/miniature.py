@@ -33,10 +33,19 @@ from dmphn_jax.files import write_atomically
 ARGUED = {"dmphn_1", "dmphn_1_2", "dmphn_1_1_1", "dmphn_1_2_4", "dmphn_1_2_4_8", "dmphn_1_2_4_ws"}
 ARGUED |= {"dmsn_3", "stack2", "vmphn", *MODERN}
 SCENES = ["--data", "synthetic", "--synthetic-size", "256x256", "--synthetic-count", "64"]
-# Where a run on real blur begins: the authors' weights, or nothing.
-BEGINNINGS = {
-    REAL[0]: ["--config.init_from=dmphn_1_2_4"],
-    REAL[1]: ["--config.optimizer.learning_rate=1e-3"],
+# The flags of a run on real blur.
+_RELEASED = "--config.init_from=dmphn_1_2_4"
+FLAGS = {
+    "real_from_scratch": ["--config.optimizer.learning_rate=1e-3"],
+    "real_from_released": [_RELEASED],
+    "real_gently": [
+        _RELEASED,
+        "--config.crop_size=256",
+        "--config.batch_size=2",
+        "--config.num_epochs=50",
+        "--config.eval.every=50",
+        "--config.optimizer.learning_rate=1e-5",
+    ],
 }
 
 
@@ -58,13 +67,13 @@ class Run:
         real = self.row in REAL
         config = "configs/real_blur.py" if real else f"configs/miniature.py:{self.row}"
         command = ["-m", "dmphn_jax.main", "--config", config, "--workdir", str(self.folder)]
-        return [*command, f"--config.seed={self.seed}", *BEGINNINGS.get(self.row, [])]
+        return [*command, f"--config.seed={self.seed}", *FLAGS.get(self.row, [])]
 
     def score(self, data: list[str], name: str) -> list[str]:
         """Returns what Python is to run to score its last checkpoint."""
         steps = [path for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit()]
         last = max(steps, key=lambda path: int(path.name))
-        before = ["dmphn_1_2_4"] if self.row == REAL[0] else []
+        before = ["dmphn_1_2_4"] if _RELEASED in FLAGS.get(self.row, []) else []
         command = ["-m", "dmphn_jax", "evaluate", *before, str(last), *data]
         return [*command, "--report", str(self.folder / name)]
 
