@@ -116,7 +116,7 @@ def _make(run: Run) -> bool:
     if not _call(run.train()):
         return False
     result: Result = {"command": shlex.join(["python", *run.train()])}
-    result |= _log(run.folder / "metrics.csv")
+    result |= _log(run.folder)
     if run.row not in REAL:
         score = run.score(SCENES, "held_out")
         if not _call(score):
@@ -161,14 +161,15 @@ def _call(command: list[str]) -> bool:
     return subprocess.run([sys.executable, *command], cwd=ROOT).returncode == 0
 
 
-def _log(path: Path) -> Result:
+def _log(folder: Path) -> Result:
     """Returns minutes of training, without evaluations, and the curve: [step, PSNR in dB]."""
-    with path.open(newline="") as file:
+    batch = json.loads((folder / "config.json").read_text())["batch_size"]
+    with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     seconds, before = 0.0, 0
     for row in rows:
         if row["images_per_second"]:
-            seconds += 6 * (int(row["step"]) - before) / float(row["images_per_second"])
+            seconds += batch * (int(row["step"]) - before) / float(row["images_per_second"])
             before = int(row["step"])
     curve = [
         [int(row["step"]), round(float(row["eval_psnr"]), 4)] for row in rows if row["eval_psnr"]
