@@ -61,6 +61,7 @@ def draw(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(10, 7), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)  # measures the names
@@ -79,6 +80,7 @@ def draw(
     axes.set_xscale("log")
     axes.margins(0.14, 0.1)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter())  # 20, not 2 x 10^1
     axes.grid(True, which="both", alpha=0.25)
     of = f" of {' and '.join(sizes)}" if sizes else ""
     axes.set_xlabel(f"ms per image{of}")

@@ -158,6 +158,18 @@ def test_the_figure(reports):
     assert len(figures.draw(series).axes[0].collections) == 2
 
 
+@pytest.mark.parametrize(("first", "last"), [(20, 90), (5, 420), (33, 41)])
+def test_milliseconds_are_written_as_plain_numbers(first, last):
+    points = [figures.Point(first, 28.0, "a"), figures.Point(last, 29.0, "b")]
+    axis = figures.draw({"here": points}).axes[0].xaxis
+    low, high = axis.get_view_interval()
+    labels = [tick.label1 for which in (axis.majorTicks, axis.minorTicks) for tick in which]
+    shown = [label.get_text() for label in labels if low <= label.get_position()[0] <= high]
+    texts = [text for text in shown if text]
+    assert len(texts) >= 2
+    assert all(low <= float(text) <= high for text in texts)  # no powers of ten
+
+
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_plot_command(reports, tmp_path, kind):
     out = tmp_path / f"fig1.{kind}"
