@@ -7,6 +7,7 @@ In the page a table stands between `<!-- NAME -->` and `<!-- end -->`; what is b
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -63,6 +64,7 @@ _Runs = dict[str, dict[int, Result]]
 
 def main() -> int:
     """Rewrites the page's tables and draws its figures; returns 0."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     results = read_results()
     PAGE.write_text(with_tables(PAGE.read_text(), results))
     for name, figure in figures(results).items():

@@ -163,7 +163,8 @@ def _main(words: list[str]) -> tuple[Callable, list[str]]:
     if words[0].startswith("tools/"):
         if not (ROOT / words[0]).is_file():
             raise _CommandError("no such file")
-        main = runpy.run_path(str(ROOT / words[0]))["main"]
+        with mock.patch.object(sys, "path", [str(ROOT / "tools"), *sys.path]):  # as a script's is
+            main = runpy.run_path(str(ROOT / words[0]))["main"]
         return (lambda argv: main()), words[1:]
     if words[0] == "dmphn":
         if len(words) < 2 or words[1] not in cli.COMMANDS:
