@@ -9,7 +9,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from dmphn_jax import checkpoints
@@ -18,6 +18,7 @@ from dmphn_jax.checkpoints.torch.names import MODEL_FILE
 from dmphn_jax.checkpoints.torch.reading import params_from_torch
 from dmphn_jax.checkpoints.torch.writing import write_torch
 from tests.checkpoints.torch.weights import assert_same_bits, narrow
+from tests.support.http_server import QuietServer
 from tests.support.networks import random_params
 
 # name -> folder in the repository; the first has two files only, so that tests are quick
@@ -189,10 +190,9 @@ def redirect(to: str) -> Callable[[Handler, bytes], None]:
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Mirror]:
     """Runs a mirror of `folder` in threads."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {}))
+    server = QuietServer(("127.0.0.1", 0), type("Bound", (Handler,), {}))
     mirror = Mirror(folder, f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass.mirror = mirror
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
