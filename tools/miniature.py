@@ -146,7 +146,8 @@ def _listed(folder: Path) -> str:
 
 
 def _reference() -> Path:
-    return Path(os.environ.get("DMPHN_REFERENCE", ROOT.parent / "shared" / "reference")).resolve()
+    default = ROOT.parent / "shared" / "reference"
+    return Path(os.environ.get("DMPHN_REFERENCE") or default).resolve()
 
 
 def _prepared(pairs: Path) -> bool:

@@ -79,9 +79,10 @@ def read_results() -> dict[str, Result]:
 
 def with_tables(page: str, results: dict[str, Result]) -> str:
     """Returns the page with its tables made of the results."""
+    by_row = _by_row(results)
     for name, make in TABLES.items():
         begin = f"<!-- {name} -->\n"
-        table = "\n".join(make(_by_row(results)))
+        table = "\n".join(make(by_row))
         page = re.sub(
             f"{re.escape(begin)}.*?(?=<!-- end -->)",
             lambda _, whole=f"{begin}{table}\n": whole,
@@ -194,7 +195,7 @@ TABLES: dict[str, Callable[[_Runs], list[str]]] = {
     "table 1": _rows(lambda row: row in zoo.ZOO and "1" in zoo.ZOO[row].tables),
     "table 2": _rows(lambda row: row == "dmphn_1" or row.startswith("dmsn")),
     "table 4": _rows(lambda row: row in zoo.ZOO and "4" in zoo.ZOO[row].tables),
-    "modern": _rows(lambda row: row.removeprefix("modern_") in [m[7:] for m in MODERN]),
+    "modern": _rows(lambda row: row in MODERN or f"modern_{row}" in MODERN),
     "claims": _claims,
     "real": _real,
 }
@@ -219,7 +220,7 @@ def figures(results: dict[str, Result]) -> dict[str, Any]:
 
 
 def _curves(by_row: _Runs) -> Any:
-    """Returns the curves of all rows in four panels that share DMPHN(1-2-4) and their axes."""
+    """Returns the curves of all rows in panels that share their axes."""
     from matplotlib.figure import Figure
 
     panels = {

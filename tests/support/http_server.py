@@ -12,7 +12,5 @@ class QuietServer(ThreadingHTTPServer):
     What a test is about it sees at its client.
     """
 
-    daemon_threads = True
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ends a request that failed."""
