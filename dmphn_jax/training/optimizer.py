@@ -78,7 +78,7 @@ class OptimizerOptions:
 
     def check_length(self, num_steps: int) -> None:
         """Raises UserError if the schedule cannot be laid out over so many steps."""
-        if self.schedule == "cosine" and num_steps <= self.warmup_steps:
+        if SCHEDULES[self.schedule].needs_length and num_steps <= self.warmup_steps:
             raise UserError(
                 f"config.optimizer.warmup_steps = {self.warmup_steps} leaves nothing of "
                 f"num_steps = {num_steps}"
@@ -90,19 +90,23 @@ class OptimizerOptions:
         A step schedule that is too long for the run is said to be: its rate never falls.
         """
         rise = f"after a warm-up of {self.warmup_steps:,} steps " if self.warmup_steps else ""
-        rate = f"{rise}{self.learning_rate:g}"
-        if self.schedule == "cosine":
-            return f"{rate}, a cosine to {self.final_fraction * self.learning_rate:g}"
-        if self.schedule == "constant":
-            return f"{rate} throughout"
-        period = steps_per_epoch * self.decay_epochs
-        decays = (num_steps - 1) // period
-        if not decays:
-            return f"{rate} throughout: the first decay would be after step {period:,}"
-        word = f"times {self.decay_factor:g} after step {period:,}"
-        if decays > 1:
-            word += f" and every {period:,} more"
-        return f"{rate}, {word}"
+        then = SCHEDULES[self.schedule].in_words(self, steps_per_epoch, num_steps)
+        return f"{rise}{self.learning_rate:g}{then}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleKind:
+    """What a name in `SCHEDULES` stands for.
+
+    Attributes:
+      curve: (options, steps per epoch, steps of the run or None) -> the learning rate by step.
+      in_words: (options, steps per epoch, steps of the run) -> what follows the highest rate.
+      needs_length: whether it is laid out over the steps of the run.
+    """
+
+    curve: Callable[[OptimizerOptions, int, int | None], Schedule]
+    in_words: Callable[[OptimizerOptions, int, int], str]
+    needs_length: bool = False
 
 
 def make_optimizer(
@@ -145,9 +149,15 @@ def make_schedule(
     import jax.numpy as jnp
 
     options = OptimizerOptions.of(config)
+    kind = SCHEDULES[options.schedule]
     if num_steps is not None:
         options.check_length(num_steps)
-    rate = SCHEDULES[options.schedule](options, max(1, steps_per_epoch), num_steps)
+    elif kind.needs_length:
+        raise UserError(
+            f"config.optimizer.schedule = {options.schedule!r} needs the length of the run: "
+            "num_steps"
+        )
+    rate = kind.curve(options, max(1, steps_per_epoch), num_steps)
     return lambda step: jnp.asarray(rate(jnp.asarray(step)), jnp.float32)
 
 
@@ -164,13 +174,19 @@ def _step(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | None
     return lambda step: rise(step) * decay(step)
 
 
+def _step_in_words(options: OptimizerOptions, steps_per_epoch: int, num_steps: int) -> str:
+    period = steps_per_epoch * options.decay_epochs
+    decays = (num_steps - 1) // period
+    if not decays:
+        return f" throughout: the first decay would be after step {period:,}"
+    word = f", times {options.decay_factor:g} after step {period:,}"
+    return f"{word} and every {period:,} more" if decays > 1 else word
+
+
 def _cosine(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | None) -> Schedule:
     import optax
 
-    if num_steps is None:
-        raise UserError(
-            "config.optimizer.schedule = 'cosine' needs the length of the run: num_steps"
-        )
+    assert num_steps is not None  # make_schedule saw to it
     peak, warmup = options.learning_rate, options.warmup_steps
     return optax.warmup_cosine_decay_schedule(
         peak / (warmup + 1),
@@ -180,6 +196,10 @@ def _cosine(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | No
         max(num_steps - 1, warmup + 1),
         options.final_fraction * peak,
     )
+
+
+def _cosine_in_words(options: OptimizerOptions, steps_per_epoch: int, num_steps: int) -> str:
+    return f", a cosine to {options.final_fraction * options.learning_rate:g}"
 
 
 def _constant(options: OptimizerOptions, steps_per_epoch: int, num_steps: int | None) -> Schedule:
@@ -217,8 +237,8 @@ OPTIMIZERS: dict[str, Callable[[Schedule, OptimizerOptions], Any]] = {
     "adam": _adam,
     "adamw": _adamw,  # decoupled weight decay
 }
-SCHEDULES: dict[str, Callable[[OptimizerOptions, int, int | None], Schedule]] = {
-    "step": _step,
-    "cosine": _cosine,
-    "constant": _constant,
+SCHEDULES: dict[str, ScheduleKind] = {
+    "step": ScheduleKind(_step, _step_in_words),
+    "cosine": ScheduleKind(_cosine, _cosine_in_words, needs_length=True),
+    "constant": ScheduleKind(_constant, lambda *_: " throughout"),
 }
