@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 _GB, _GIB = 10**9, 2**30
+GPU_SHARE = 0.75  # of a GPU's memory JAX takes so much unless told otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +17,13 @@ class Chip:
       label: for people.
       platform: "tpu" or "cuda".
       memory: bytes of device memory that a program may fill: of a TPU the compiler's own limit
-        where it has been seen, else the published size; of a GPU the published size, of which JAX
-        takes `default_share` unless told otherwise (`XLA_PYTHON_CLIENT_MEM_FRACTION`).
-      default_share: see `memory`.
+        where it has been seen, else the published size; of a GPU the part of the published size
+        that JAX takes unless `XLA_PYTHON_CLIENT_MEM_FRACTION` says otherwise.
       bandwidth: of that memory, bytes/s.
       peak: dense matrix operations per second by compute dtype.
-      link: bytes/s that a chip sends to and takes from the others of its slice, both ways summed.
+      link: bytes/s that a chip sends to and takes from the others of its slice, a GPU from those of
+        its host, both ways summed.
+      network: the same between hosts, for each chip; None where slices have no hosts between.
       clock: Hz that the compiler's cycles are counted in; None where it is not known.
       chips_per_host: of a whole host.
       source: where the figures come from.
@@ -39,7 +41,7 @@ class Chip:
     chips_per_host: int
     source: str
     kind: str
-    default_share: float = 1.0
+    network: float | None = None
 
 
 def _tpu(
@@ -69,15 +71,15 @@ def _gpu(name: str, label: str, kind: str, memory: float, bandwidth: float) -> C
         name=name,
         label=label,
         platform="cuda",
-        memory=int(memory * _GB),
+        memory=int(GPU_SHARE * memory * _GB),
         bandwidth=bandwidth * _GB,
         peak={"bfloat16": 989e12, "float16": 989e12, "float32": 67e12},
         link=900 * _GB,
         clock=None,
         chips_per_host=8,
-        source="NVIDIA's data sheet, dense operations",
+        source="NVIDIA's data sheet, dense operations; between hosts one link of 400 Gbit/s a GPU",
         kind=kind,
-        default_share=0.75,
+        network=100 * _GB,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
@@ -58,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "(the config's batch, made even; one image a chip)",
     )
     add("--size", type=arguments.size, metavar="HxW", help="of the images (720x1280)")
-    add("--precision", choices=PRECISIONS, help="compute dtype (the config's; bfloat16)")
+    add("--precision", choices=PRECISIONS, help="compute dtype (the config's; float32)")
     add(
         "--layout",
         choices=LAYOUTS,
@@ -72,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--split-rows", action="store_true", help="one image, split by rows over all devices")
     add("--pairs", type=arguments.count, default=0, metavar="N", help="in the training set")
-    add("--price-per-chip-hour", type=float, metavar="P", help="tells what the run costs")
+    add(
+        "--price-per-chip-hour", type=arguments.positive, metavar="P", help="tells what a run costs"
+    )
     add("--json", metavar="FILE", help="write the plan there; docs/plan.md tells the keys")
     add("--hlo", metavar="FILE", help="write the optimised program there")
     add(
@@ -92,36 +96,32 @@ def main(argv: list[str]) -> int:
     overrides = [arg for arg in argv if arg.startswith("--config.")]
     args = parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
     machine = machines.parse(args.devices)
-    request = _request(args, overrides)
+    request = _request(args, machine, overrides)
+    for path in filter(None, (args.json, args.hlo)):
+        _check_place(path)
     found = run.ask(request, lambda said: print(f"compiling {said}", file=sys.stderr, flush=True))
     for tried in found[:-1]:
         print(f"batch {tried.batch}: {'fits' if tried.fits else 'does not fit'}")
     compiled = found[-1]
     plan = _plan(request, machine, compiled, args.price_per_chip_hour)
-    if args.hlo:
-        _write(args.hlo, compiled.text)
+    print(report.text(plan), flush=True)
     if args.json:
         _write(args.json, json.dumps(plan.to_dict(), indent=1) + "\n")
-    print(report.text(plan))
+    if args.hlo and compiled.text:
+        _write(args.hlo, compiled.text)
+    elif args.hlo:
+        print(f"{args.hlo}: not written: of what does not fit there is no text", file=sys.stderr)
     return 0 if compiled.fits else 1
 
 
-def _request(args: argparse.Namespace, overrides: list[str]) -> Request:
+def _request(args: argparse.Namespace, machine: machines.Machine, overrides: list[str]) -> Request:
     """Returns the request, checked as far as it can be without a compiler."""
-    if args.model:
-        zoo.get(args.model)
-        for name in ("remat", "pairs"):
-            if getattr(args, name):
-                raise UserError(f"--{name} goes with --config")
-        if overrides:
-            raise UserError(f"{overrides[0]} goes with --config")
-    else:
-        if args.split_rows:
-            raise UserError("--split-rows goes with --model")
-        if args.size:
-            raise UserError("--size goes with --model; a config's is --config.crop_size=N")
-        if args.precision == "float16":
-            raise UserError("--precision float16 goes with --model: its gradients vanish")
+    _check_flags(args, overrides)
+    if args.precision and args.precision not in machine.chip.peak:
+        raise UserError(
+            f"--precision {args.precision}: {machine.chip.label} is planned for "
+            f"{' or '.join(machine.chip.peak)}"
+        )
     request = Request(
         machine=args.devices,
         config=args.config or "",
@@ -129,7 +129,7 @@ def _request(args: argparse.Namespace, overrides: list[str]) -> Request:
         model=args.model or "",
         size=args.size or (720, 1280),
         batch=args.batch,
-        precision=args.precision or ("bfloat16" if args.model else ""),
+        precision=args.precision or ("float32" if args.model else ""),
         layout=args.layout or "",
         remat=args.remat,
         split_rows=args.split_rows,
@@ -142,6 +142,34 @@ def _request(args: argparse.Namespace, overrides: list[str]) -> Request:
     return request
 
 
+def _check_flags(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Raises UserError for flags that do not go together."""
+    if args.model:
+        zoo.get(args.model)
+        given = {
+            "--remat": args.remat is not None,
+            "--pairs": args.pairs,
+            "--price-per-chip-hour": args.price_per_chip_hour,
+            **dict.fromkeys(overrides, True),
+        }
+        for flag, is_given in given.items():
+            if is_given:
+                raise UserError(f"{flag} goes with --config")
+        if args.split_rows and args.batch:
+            raise UserError("--split-rows is of one image: no --batch")
+        if args.split_rows and args.layout not in (None, "xla"):
+            raise UserError(
+                "--split-rows is for --layout xla: XLA splits its own convolutions only"
+            )
+    else:
+        if args.split_rows:
+            raise UserError("--split-rows goes with --model")
+        if args.size:
+            raise UserError("--size goes with --model; a config's is --config.crop_size=N")
+        if args.precision == "float16":
+            raise UserError("--precision float16 goes with --model: its gradients vanish")
+
+
 def _plan(
     request: Request, machine: machines.Machine, compiled: Compiled, price: float | None
 ) -> report.Plan:
@@ -152,7 +180,22 @@ def _plan(
     epoch, steps = experiments.steps_of(config, pairs, compiled.batch)
     name, side = zoo.name_of(settings.model_of(config)), config.crop_size
     length = report.Run(steps, steps / epoch, side)
-    return report.Plan(name, machine, compiled, (side, side), length, price)
+    note = ""
+    if not request.batch and compiled.batch != config.batch_size:
+        note = (
+            f"batch           {compiled.batch}: {compiled.devices} devices do not share the "
+            f"config's {config.batch_size} evenly; run it with --config.batch_size={compiled.batch}"
+        )
+    return report.Plan(name, machine, compiled, (side, side), length, price, note)
+
+
+def _check_place(path: str) -> None:
+    """Raises UserError where no file can be written, before minutes go into compiling."""
+    folder = Path(path).absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: cannot be written: {folder} is no folder that can be written to")
+    if Path(path).is_dir():
+        raise UserError(f"{path}: cannot be written: it is a folder")
 
 
 def _write(path: str, content: str) -> None:

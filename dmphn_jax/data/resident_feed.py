@@ -28,7 +28,7 @@ from dmphn_jax.runtime import cores
 from dmphn_jax.threads import map_ahead
 
 _CHUNK_BYTES = 64 << 20  # host memory of one transfer
-_MEMORY_SHARE = 0.8  # of what is free; the rest is left to the step
+MEMORY_SHARE = 0.8  # of what is free; the rest is left to the step
 
 
 class ResidentFeed(StepFeed):
@@ -72,7 +72,7 @@ class ResidentFeed(StepFeed):
         batch_size: int,
         crop_size: int,
         frame_size: tuple[int, int] | None = None,
-        memory_share: float = _MEMORY_SHARE,
+        memory_share: float = MEMORY_SHARE,
         memory_limit: int | None = None,
         threads: int | None = None,
         progress: bool = True,
@@ -92,7 +92,7 @@ class ResidentFeed(StepFeed):
         *,
         mesh: Mesh,
         batch_size: int,
-        memory_share: float = _MEMORY_SHARE,
+        memory_share: float = MEMORY_SHARE,
         memory_limit: int | None = None,
     ) -> bool:
         """Returns whether the set fits in the memory of this process's devices, unread."""

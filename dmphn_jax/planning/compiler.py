@@ -159,25 +159,24 @@ def compile_for(request: Request, machine: Machine, mesh: Mesh, batch: int) -> C
     }
     if compiled is None:
         nothing = {"exchanges": (), "operations": None, "bytes": 0.0, "cycles": None, "moves": 0}
-        nothing |= {"moves_cycles": 0, "convolution_bytes": 0, "other_bytes": 0}
+        nothing |= dict.fromkeys(
+            ("moves_cycles", "all_moves", "all_moves_cycles", "convolution_bytes", "other_bytes"), 0
+        )
         return Compiled(memory=None, needed=needed, **settings, **nothing)
     return Compiled(
-        memory=_memory(compiled, program, machine), needed=0, **settings,
-        **_read(compiled, program, request),
+        memory=_memory(compiled, program, machine, mesh.size), needed=0, **settings,
+        **_read(compiled, program, request, mesh.size),
     )  # fmt: skip
 
 
-def _memory(compiled: Any, program: programs.Lowered, machine: Machine) -> Memory:
+def _memory(compiled: Any, program: programs.Lowered, machine: Machine, devices: int) -> Memory:
     told = compiled.memory_analysis()
     parts = (program.parameters, program.optimiser, program.average, program.resident)
     arguments = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
-    return Memory(
-        *parts,
-        other=arguments - sum(parts),
-        temporaries=told.temp_size_in_bytes,
-        program=told.generated_code_size_in_bytes,
-        limit=machine.chip.memory,
-    )
+    sizes = [*parts, arguments - sum(parts), told.temp_size_in_bytes]
+    sizes += [told.generated_code_size_in_bytes]
+    on_chip = devices // machine.chips  # the compiler tells of a device; a chip may hold two
+    return Memory(*(on_chip * size for size in sizes), machine.chip.memory)
 
 
 def _needed(message: str) -> int:
@@ -186,24 +185,29 @@ def _needed(message: str) -> int:
     return int(float(used[1]) * 1024 ** " KMGT".index(used[2])) if used else 0
 
 
-def _read(compiled: Any, program: programs.Lowered, request: Request) -> dict[str, Any]:
+def _read(
+    compiled: Any, program: programs.Lowered, request: Request, devices: int
+) -> dict[str, Any]:
     text = compiled.as_text()
     found = hlo.operations(text, program.turns)
     turns = program.turns
     cost = compiled.cost_analysis() or {}
     cycles = hlo.cycles(found)
     moves = hlo.moving(found, program.full_resolution)
+    all_moves = hlo.moving(found, 0)
     convolutions = [op for op in found if op.convolution]
     written = sum(op.bytes * op.times for op in convolutions)
     return {
         "exchanges": tuple(
-            Exchange(*kind, times) for kind, times in _exchanges(found, turns).items()
+            Exchange(*kind, times) for kind, times in _exchanges(found, turns, devices).items()
         ),
         "operations": cost.get("flops"),
         "bytes": sum(op.traffic * op.times for op in found) / turns,
         "cycles": None if cycles is None else cycles // turns,
         "moves": sum(op.times for op in moves) // turns,
         "moves_cycles": sum((op.cycles or 0) * op.times for op in moves) // turns,
+        "all_moves": sum(op.times for op in all_moves) // turns,
+        "all_moves_cycles": sum((op.cycles or 0) * op.times for op in all_moves) // turns,
         "convolution_bytes": written // turns,
         "other_bytes": (sum(op.bytes * op.times for op in found) - written) // turns,
         "dearest": tuple(_listed(op, turns) for op in hlo.dearest(found, request.explain)),
@@ -212,11 +216,14 @@ def _read(compiled: Any, program: programs.Lowered, request: Request) -> dict[st
     }
 
 
-def _exchanges(found: list[hlo.Operation], turns: int) -> Counter[tuple[str, int]]:
-    """Returns how often a step exchanges, by kind and bytes."""
-    counted: Counter[tuple[str, int]] = Counter()
+def _exchanges(
+    found: list[hlo.Operation], turns: int, devices: int
+) -> Counter[tuple[str, int, int]]:
+    """Returns how often a step exchanges, by kind, bytes and devices that take part."""
+    counted: Counter[tuple[str, int, int]] = Counter()
     for op in hlo.collectives(found):
-        counted[op.opcode.removesuffix("-start"), op.bytes] += -(-op.times // turns)
+        kind = op.opcode.removesuffix("-start")
+        counted[kind, op.bytes, op.group or devices] += -(-op.times // turns)
     return counted
 
 

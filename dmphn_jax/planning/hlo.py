@@ -7,6 +7,7 @@ the loop turns; those that a fusion is made of are the fusion's, and not counted
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -40,10 +41,12 @@ class Operation:
     Attributes:
       name: in the program's text.
       opcode: such as "fusion", "copy", "all-reduce"; of a custom call its target.
-      shapes: (dtype, dimensions) of every array of its result.
+      shapes: (dtype, dimensions) of every array of its result; none of what ends an asynchronous
+        operation, whose start has them.
       read: bytes of its operands, without the padding of the device's tiles.
       traffic: bytes that it reads from and writes to the device's memory; what lies in a TPU's own
-        memory is left out. Arrays that it uses a part of count whole, but not of mere slices.
+        memory is left out. Of a slice, a gather or an update in place only the part counts; other
+        arrays count whole.
       times: how often it runs in one call of the program.
       cycles: the compiler's estimate for once; None where it has none.
       where: the model's own name, such as "stage_1/level_3/encoder/block_1/conv_1", with
@@ -51,6 +54,7 @@ class Operation:
       moves: whether it computes nothing: a copy, or a fusion of what only moves. A prefetch, which
         brings a tensor as it lies into a TPU's own memory while others compute, is none.
       convolution: whether it is a convolution, or a fusion around one.
+      group: of a collective, the devices that take part together; None where all do.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Operation:
     where: str
     moves: bool
     convolution: bool
+    group: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -82,6 +87,13 @@ class _Raw:
     opcode: str
     shapes: Shapes
     layouts: tuple[str, ...]
+
+    @functools.cached_property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.rest.partition(")")[0])
+
+    def is_parameter(self, index: int) -> bool:
+        return self.rest.startswith(f"parameter({index})")
 
 
 def _size(shapes: Shapes) -> int:
@@ -170,22 +182,86 @@ def _collect(
             _collect(inner, times * factor, computations, turns, found)
         if raw.opcode in _FREE:
             continue
-        operands = re.findall(r"%([\w.\-]+)", raw.rest.partition(")")[0])
-        parts = [by_name[operand] for operand in operands if operand in by_name]
-        found.append(_operation(raw, parts, times, computations))
+        operands = [by_name.get(name) for name in raw.operands]
+        found.append(_operation(raw, operands, times, computations))
 
 
-def _traffic(raw: _Raw, operands: list[_Raw]) -> int:
+def _results(raw: _Raw) -> Shapes:
+    """Returns `Operation.shapes`; an asynchronous start's text has its operands as well."""
+    if raw.opcode.endswith("-done"):
+        return ()
+    if raw.opcode not in _STARTS:
+        return raw.shapes
+    arrays = [shape for shape in raw.shapes if shape[1]]  # the others are the device's own
+    half = len(arrays) // 2
+    return tuple(arrays[:half] if raw.opcode == "copy-start" else arrays[half:])
+
+
+# (target, source, ...) of a copy, (sources, targets, ...) of the others.
+_STARTS = {"copy-start", "slice-start", "collective-permute-start", "all-gather-start"}
+# What reads only as much of its first operand as it writes.
+_PARTIAL = {"slice", "dynamic-slice", "gather"}
+
+
+def _traffic(raw: _Raw, operands: list[_Raw | None], computations: dict[str, list[_Raw]]) -> int:
     """Returns `Operation.traffic`."""
     if raw.opcode.endswith("-done"):
         return 0
-    if raw.opcode in ("copy-start", "slice-start"):  # (source, target, ...)
+    if raw.opcode in _STARTS:
         sides = sum("S(1)" not in layout for layout in raw.layouts[:2])
-        return sides * _size(raw.shapes[1:2])
+        return sides * _size(_results(raw))
+    lines = _inside(raw, computations) or [raw]
+    by_name = {line.name: line for line in lines}
+    written = _outside(raw)
+    if lines[-1].opcode == "dynamic-update-slice":
+        update = by_name.get(lines[-1].operands[1]) or _at(operands, 1)
+        written = min(written, _size(update.shapes) if update else written)
+    read = 0
+    for index, operand in enumerate(operands):
+        if operand is not None:
+            parts = _parts_read(index, raw, lines)
+            whole = _outside(operand)
+            read += whole if parts is None else min(whole, parts)
+    return written + read
+
+
+def _at(operands: list[_Raw | None], index: int) -> _Raw | None:
+    return operands[index] if index < len(operands) else None
+
+
+def _parts_read(index: int, raw: _Raw, lines: list[_Raw]) -> int | None:
+    """Returns the bytes that are read of an operand of which only parts are; None if it is whole.
+
+    Args:
+      index: of the operand.
+      raw: the operation.
+      lines: what it is made of; itself if it is no fusion.
+    """
+    if lines == [raw]:
+        names = {raw.operands[index]}
+    else:
+        names = {line.name for line in lines if line.is_parameter(index)}
+    read = 0
+    for line in lines:  # in the order in which they are computed
+        used = [place for place, name in enumerate(line.operands) if name in names]
+        if not used:
+            continue
+        if line.opcode in ("bitcast", "reshape") and line is not lines[-1]:
+            names = names | {line.name}
+        elif line.opcode in _PARTIAL and used == [0]:
+            read += _size(line.shapes)
+        elif line.opcode == "dynamic-update-slice" and used == [0] and line is lines[-1]:
+            pass  # in place
+        else:
+            return None
+    return read
+
+
+def _outside(raw: _Raw) -> int:
+    """Returns the bytes of a result that lie in the device's memory, not in a TPU's own."""
     return sum(
         _size((shape,))
-        for part in (raw, *operands)
-        for shape, layout in zip(part.shapes, part.layouts)
+        for shape, layout in zip(raw.shapes, raw.layouts, strict=True)
         if "S(1)" not in layout
     )
 
@@ -212,7 +288,7 @@ def _called(raw: _Raw, turns: int) -> Iterator[tuple[str, int]]:
 
 
 def _operation(
-    raw: _Raw, operands: list[_Raw], times: int, computations: dict[str, list[_Raw]]
+    raw: _Raw, operands: list[_Raw | None], times: int, computations: dict[str, list[_Raw]]
 ) -> Operation:
     estimate = re.search(r'"estimated_cycles":"(\d+)"', raw.rest)
     target = re.search(r'custom_call_target="([^"]+)"', raw.rest)
@@ -221,9 +297,9 @@ def _operation(
     return Operation(
         name=raw.name,
         opcode=target[1] if target else raw.opcode,
-        shapes=raw.shapes,
-        read=sum(_size(part.shapes) for part in operands),
-        traffic=_traffic(raw, [raw] if all(part.opcode == "slice" for part in parts) else operands),
+        shapes=_results(raw),
+        read=sum(_size(part.shapes) for part in operands if part),
+        traffic=_traffic(raw, operands, computations),
         times=times,
         cycles=int(estimate[1]) if estimate else None,
         where=model_name(label[1]) if label else "",
@@ -231,7 +307,16 @@ def _operation(
         convolution=any(
             part.opcode == "convolution" or '"__cudnn$conv' in part.rest for part in parts
         ),
+        group=_group(raw),
     )
+
+
+def _group(raw: _Raw) -> int | None:
+    """Returns `Operation.group`: of "{{0,1},{2,3}}" and of "[2,2]<=[4]" two."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", raw.rest):
+        return listed[1].count(",") + 1
+    counted = re.search(r"replica_groups=\[\d+,(\d+)\]", raw.rest)
+    return int(counted[1]) if counted else None
 
 
 def _prefetch(raw: _Raw) -> bool:
@@ -244,11 +329,17 @@ def _prefetch(raw: _Raw) -> bool:
 
 def _fused(raw: _Raw, computations: dict[str, list[_Raw]]) -> list[_Raw]:
     """Returns what a fusion is made of, fusions in it opened; anything else alone."""
-    inner = re.search(r"\bcalls=%?([\w.\-]+)", raw.rest)
-    if raw.opcode != "fusion" or not inner:
+    lines = _inside(raw, computations)
+    if not lines:
         return [raw]
-    parts = [part for part in computations.get(inner[1], ()) if part.opcode not in _FREE]
+    parts = [part for part in lines if part.opcode not in _FREE]
     return [part for outer in parts for part in _fused(outer, computations)]
+
+
+def _inside(raw: _Raw, computations: dict[str, list[_Raw]]) -> list[_Raw]:
+    """Returns the lines of a fusion's computation, its result last; none of anything else."""
+    inner = re.search(r"\bcalls=%?([\w.\-]+)", raw.rest)
+    return computations.get(inner[1], []) if raw.opcode == "fusion" and inner else []
 
 
 _MODULE = re.compile(

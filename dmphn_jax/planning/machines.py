@@ -21,6 +21,10 @@ SLICES: dict[str, tuple[str, ...]] = {
 }
 
 
+# Slices of eight chips on one machine, where larger ones have machines of four.
+_ONE_HOST = {("v5e", "2x4"), ("v6e", "2x4")}
+
+
 @dataclasses.dataclass(frozen=True)
 class Machine:
     """Chips of one kind that train or deblur together.
@@ -43,6 +47,8 @@ class Machine:
     @property
     def hosts(self) -> int:
         """Machines with a process of their own."""
+        if (self.chip.name, self.topology) in _ONE_HOST:
+            return 1
         return -(-self.chips // self.chip.chips_per_host)
 
 

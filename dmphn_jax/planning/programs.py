@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dmphn_jax.data.resident_feed import cut_crops
+from dmphn_jax.data.resident_feed import MEMORY_SHARE, cut_crops
 from dmphn_jax.inference.programs import Network, by_rows, shared, whole
 from dmphn_jax.models import (
     LAYOUTS,
@@ -32,7 +32,6 @@ from dmphn_jax.training.state import make_state
 from dmphn_jax.training.step import StepOptions, make_train_step
 
 FRAME = (720, 1280)
-_RESIDENT_SHARE = 0.8  # of the memory: the resident feed's own rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Lowered:
     Attributes:
       lowered: of JAX.
       turns: of its loop over steps; 1 where it has none.
-      parameters, optimiser, average, resident: bytes of the arguments on one chip.
+      parameters, optimiser, average, resident: bytes of the arguments on one device.
       model_operations: of the network's convolutions on one chip, per step or call.
       full_resolution: elements of a feature tensor of one chip's images.
       precision, layout, remat: as they were chosen.
@@ -164,7 +163,7 @@ def _resident(config: Any, machine: Machine, pairs: int, mesh: Mesh) -> Any:
     height, width = config.data.size if config.data.source == "synthetic" else FRAME
     shape = (mesh.size * -(-pairs // mesh.size), height, width, 3)
     each_chip = 2 * math.prod(shape) // machine.chips
-    if config.data.feed == "auto" and each_chip > _RESIDENT_SHARE * machine.chip.memory:
+    if config.data.feed == "auto" and each_chip > MEMORY_SHARE * machine.chip.memory:
         return None
     side = jax.ShapeDtypeStruct(shape, jnp.uint8)
     return {"blurry": side, "sharp": side}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from dmphn_jax.chips import GPU_SHARE
 from dmphn_jax.planning.machines import Machine
 from dmphn_jax.planning.request import Compiled, Exchange, Listed, Memory
 
@@ -34,6 +35,7 @@ class Plan:
       size: (height, width) of a crop or an image.
       run: None for inference.
       price: of a chip for an hour; None where none was given.
+      note: a line on what was planned in place of what was asked for; "" if nothing.
     """
 
     what: str
@@ -42,6 +44,7 @@ class Plan:
     size: tuple[int, int]
     run: Run | None
     price: float | None
+    note: str = ""
 
     @property
     def estimate(self) -> float | None:
@@ -58,11 +61,12 @@ class Plan:
             "arithmetic": compiled.model_operations / share / chip.peak[compiled.precision],
             "memory": compiled.bytes / share / chip.bandwidth,
         }
-        exchanged = sum(item.bytes * item.times for item in compiled.exchanges)
-        if self.machine.chips > 1 and exchanged:
-            # A ring all-reduce sends every byte twice and takes it twice; `link` sums both ways.
-            turns = 4 * (self.machine.chips - 1) / self.machine.chips
-            found["exchange"] = turns * exchanged / chip.link
+        turned = sum(item.turned for item in compiled.exchanges)
+        if self.machine.chips > 1 and turned:
+            found["exchange"] = turned / chip.link
+            if chip.network and self.machine.hosts > 1:
+                # Summed within a host first, so a chip takes its share alone across hosts.
+                found["network"] = turned / chip.chips_per_host / chip.network
         return found
 
     @property
@@ -116,6 +120,7 @@ class Plan:
             "hours": self.hours if compiled.memory else None,
             "price_per_chip_hour": self.price,
             "cost": self.cost if compiled.memory else None,
+            "note": self.note,
         }
 
 
@@ -143,6 +148,8 @@ def text(plan: Plan) -> str:
         f"machine         {machine.name}: {machine.chips} x {machine.chip.label}, "
         f"{compiled.hosts} host{'s' * (compiled.hosts > 1)}; compiled in {compiled.seconds:.0f} s",
     ]
+    if plan.note:
+        lines.insert(1, plan.note)
     if compiled.memory is None:
         needed = f"{compiled.needed / 1e9:.2f} GB" if compiled.needed else "more"
         lines.append(
@@ -150,13 +157,13 @@ def text(plan: Plan) -> str:
             f"{machine.chip.memory / 1e9:.2f} GB; the compiler gave up"
         )
         return "\n".join([*lines, NOTHING_RAN])
-    lines += [*_memory_lines(compiled.memory), *_work_lines(plan), *_run_lines(plan)]
+    lines += [*_memory_lines(compiled.memory, machine), *_work_lines(plan), *_run_lines(plan)]
     lines += _listing("dearest operations", compiled.dearest)
     lines += _listing("copies, transposes, conversions at full resolution", compiled.moved)
     return "\n".join([*lines, f"peak figures    {machine.chip.source}", NOTHING_RAN])
 
 
-def _memory_lines(memory: Memory) -> list[str]:
+def _memory_lines(memory: Memory, machine: Machine) -> list[str]:
     parts = [
         (name, getattr(memory, name))
         for name in ("parameters", "optimiser", "average", "resident", "other", "temporaries")
@@ -164,10 +171,11 @@ def _memory_lines(memory: Memory) -> list[str]:
     said = ", ".join(f"{name} {_megabytes(size)}" for name, size in parts if size)
     verdict = "fits" if memory.total <= memory.limit else "DOES NOT FIT"
     share = memory.total / memory.limit
+    taken = f"the {GPU_SHARE:.0%} of a GPU that JAX takes, " if machine.chip.network else ""
     return [
         f"memory, a chip  {said}, program {_megabytes(memory.program)}",
         f"                sum {memory.total / 1e9:.2f} GB of {memory.limit / 1e9:.2f} GB "
-        f"({share:.0%}): {verdict}",
+        f"({taken}{share:.0%}): {verdict}",
     ]
 
 
@@ -184,14 +192,13 @@ def _work_lines(plan: Plan) -> list[str]:
         f"                operations {done}{compiled.model_operations / 1e12:.3g}e12 "
         "of the network's convolutions, "
         f"memory traffic {compiled.bytes / 1e9:.2f} GB",
-        f"                {compiled.moves} operations only move or convert full-resolution tensors"
-        + (
-            f", {compiled.moves_cycles / 1e6:.1f} Mcycles"
-            if compiled.cycles is not None
-            else f"; written by convolutions {_megabytes(compiled.convolution_bytes)}, by all else "
-            f"{_megabytes(compiled.other_bytes)}"
-        ),
+        f"                {_moves(plan)}",
     ]
+    if compiled.cycles is None:
+        lines.append(
+            f"                written by convolutions {_megabytes(compiled.convolution_bytes)}, by "
+            f"all else {_megabytes(compiled.other_bytes)}"
+        )
     if compiled.cycles is not None:
         at = ""
         if plan.estimate is not None:
@@ -199,6 +206,19 @@ def _work_lines(plan: Plan) -> list[str]:
         lines.append(f"estimated       {compiled.cycles / 1e6:.1f} Mcycles{at}")
     bounds = ", ".join(f"{name} {_milliseconds(value)}" for name, value in plan.bounds.items())
     return [*lines, f"bounds          {bounds}"]
+
+
+def _moves(plan: Plan) -> str:
+    compiled = plan.compiled
+
+    def cost(cycles: int) -> str:
+        return "" if compiled.cycles is None else f" ({cycles / 1e6:.1f} Mcycles)"
+
+    return (
+        f"operations that only move or convert: {compiled.moves} of full-resolution features"
+        f"{cost(compiled.moves_cycles)}, {compiled.all_moves:,} in all"
+        f"{cost(compiled.all_moves_cycles)}"
+    )
 
 
 def _run_lines(plan: Plan) -> list[str]:

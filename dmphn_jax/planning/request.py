@@ -18,7 +18,7 @@ class Request:
       size: (height, width) of the images, for inference.
       batch: pairs per step or images per call over all chips; 0: the config's, or one per call;
         -1: as many as fit.
-      precision: compute dtype; "": the config's, or the platform's default.
+      precision: compute dtype; "": the config's, or float32 for inference as `dmphn deblur` has it.
       layout: formulation of the convolutions; "": the platform's default.
       remat: recompute activations; None: the config's.
       split_rows: one image by rows over all devices, for inference.
@@ -79,11 +79,27 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """A collective of one step: what it is, its bytes, and how often it runs."""
+    """A collective of one step.
+
+    Attributes:
+      kind: such as "all-reduce".
+      bytes: of its result on a device.
+      group: devices that take part together.
+      times: how often it runs.
+    """
 
     kind: str
     bytes: int
+    group: int
     times: int
+
+    @property
+    def turned(self) -> float:
+        """Bytes that a device sends and takes in all, by the best algorithm: those of a ring."""
+        others = (self.group - 1) / self.group
+        factor = {"all-reduce": 4 * others, "reduce-scatter": 2 * (self.group - 1)}
+        factor |= {"collective-permute": 2.0}
+        return self.times * self.bytes * factor.get(self.kind, 2 * others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +115,7 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler told of one program, per step or call and per chip.
+    """What the compiler told of one program, per step or call; memory per chip, else per device.
 
     Attributes:
       batch: over all chips.
@@ -111,8 +127,8 @@ class Compiled:
       bytes: read from and written to the device's memory: the sum of `hlo.Operation.traffic`.
       model_operations: of the network's convolutions, the layout's waste left out.
       cycles: estimated; None where the compiler has no estimate.
-      moves, moves_cycles: operations on full-resolution tensors that only move or convert, their
-        cycles.
+      moves, moves_cycles: operations on full-resolution features that only move or convert, their
+        cycles; all_moves, all_moves_cycles: on tensors of any size, images and kernels included.
       convolution_bytes, other_bytes: written by the convolutions, and by everything else.
       seconds: that compiling took.
       precision, layout, remat: what they were, after defaults.
@@ -132,6 +148,8 @@ class Compiled:
     cycles: int | None
     moves: int
     moves_cycles: int
+    all_moves: int
+    all_moves_cycles: int
     convolution_bytes: int
     other_bytes: int
     seconds: float

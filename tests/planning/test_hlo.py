@@ -85,10 +85,61 @@ def test_traffic_leaves_out_a_tpus_own_memory():
     assert found["early"] == 8 * 64 * 2 + 8 * 64 * 4
     assert found["g"] == 2 * 8 * 64 * 2
     assert found["d"] == 0
-    sliced = TOLD.replace("transpose(%p)", "slice(%p)").replace("copy(%t)", "slice(%t)")
-    sliced = sliced.replace("%f = bf16[64,8]", "%f = bf16[4]")
-    found = {op.name: op.traffic for op in hlo.operations(sliced)}
-    assert found["f"] == 2 * 4 * 2
+
+
+PARTS = """\
+%cut (p.0: u8[100,720,1280,3], p.1: s32[], p.2: f32[2]) -> f32[1,256,256,3] {
+  %p.0 = u8[100,720,1280,3]{3,2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %p.2 = f32[2]{0} parameter(2)
+  %flat = u8[100,720,1280,3]{3,2,1,0} bitcast(%p.0)
+  %part = u8[1,256,256,3]{3,2,1,0} dynamic-slice(%flat, %p.1, %p.1, %p.1, %p.1), dynamic_slice_sizes={1,256,256,3}
+  ROOT %c = f32[1,256,256,3]{3,2,1,0} convert(%part)
+}
+
+%put (p.0: f32[9,4], p.1: f32[1,4], p.2: s32[]) -> f32[9,4] {
+  %p.0 = f32[9,4]{1,0} parameter(0)
+  %p.1 = f32[1,4]{1,0} parameter(1)
+  %p.2 = s32[] parameter(2)
+  %twice = f32[1,4]{1,0} add(%p.1, %p.1)
+  ROOT %u = f32[9,4]{1,0} dynamic-update-slice(%p.0, %twice, %p.2, %p.2)
+}
+
+ENTRY %main (a: u8[100,720,1280,3], i: s32[], b: f32[2], c: f32[9,4], d: f32[1,4]) -> f32[9,4] {
+  %a = u8[100,720,1280,3]{3,2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[2]{0} parameter(2)
+  %c = f32[9,4]{1,0} parameter(3)
+  %d = f32[1,4]{1,0} parameter(4)
+  %plain = u8[1,2,2,3]{3,2,1,0} dynamic-slice(%a, %i, %i, %i, %i), dynamic_slice_sizes={1,2,2,3}
+  %cropped = f32[1,256,256,3]{3,2,1,0} fusion(%a, %i, %b), kind=kLoop, calls=%cut
+  ROOT %in_place = f32[9,4]{1,0} fusion(%c, %d, %i), kind=kLoop, calls=%put
+}
+"""  # noqa: E501
+
+
+def test_traffic_counts_the_part_of_an_array_that_is_read_or_written():
+    found = {op.name: op.traffic for op in hlo.operations(PARTS)}
+    crop, index = 256 * 256 * 3, 4
+    assert found["plain"] == 12 + 12 + index * 4
+    assert found["cropped"] == 4 * crop + crop + index + 0  # nothing reads the third
+    assert found["in_place"] == 16 + 16 + index
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [
+        ("(f32[2,8]{1,0}, f32[2,8]{1,0}, u32[], u32[]) collective-permute", 64),
+        ("(f32[2,8]{1,0}, f32[4,8]{1,0}) all-gather", 128),
+        ("((f32[2,8]{1,0}, f32[1]{0}), (f32[4,8]{1,0}, f32[2]{0})) all-gather", 136),
+        ("(f32[2,8]{1,0}, f32[1]{0}) all-reduce", 68),
+    ],
+)
+def test_an_asynchronous_exchange_counts_once(kind, result):
+    lines = f"  %s = {kind}-start(%x)\n  %e = f32[4,8]{{1,0}} {kind.split()[-1]}-done(%s)\n"
+    found = hlo.operations(TOLD.replace("  %a = ", lines + "  %a = "))
+    assert [(op.name, op.bytes) for op in hlo.collectives(found)] == [("s", result), ("a", 1028)]
+    assert [op.bytes for op in found if op.name == "e"] == [0]
 
 
 def test_bytes_of_tuples():

@@ -9,6 +9,8 @@ from dmphn_jax.planning import machines
     [
         ("v5e:4x4", "v5e:4x4", 16, 4),
         ("v5e", "v5e:2x2", 4, 1),
+        ("v6e:2x4", "v6e:2x4", 8, 1),
+        ("v5e:4x8", "v5e:4x8", 32, 8),
         ("V6E:16x16", "v6e:16x16", 256, 64),
         ("v5p", "v5p:2x2x1", 4, 1),
         ("v5p:4x4x4", "v5p:4x4x4", 64, 16),

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import types
 
 import pytest
 
@@ -18,13 +19,15 @@ COMPILED = Compiled(
     hosts=1,
     memory=MEMORY,
     needed=0,
-    exchanges=(Exchange("all-reduce", 4_000_000, 1),),
+    exchanges=(Exchange("all-reduce", 4_000_000, 4, 1),),
     operations=3e12,
     model_operations=1.97e12,
     bytes=81.9e9,
     cycles=300_000_000,
     moves=12,
     moves_cycles=1_000_000,
+    all_moves=1_234,
+    all_moves_cycles=3_000_000,
     convolution_bytes=10,
     other_bytes=20,
     seconds=60.0,
@@ -68,15 +71,60 @@ def test_json_holds_all_and_crosses_over():
     assert made["fits"] is True
     assert made["cycles"] == 300_000_000
     assert made["bounds_seconds"].keys() == {"arithmetic", "memory", "exchange"}
-    assert made["exchanges"] == [{"kind": "all-reduce", "bytes": 4_000_000, "times": 1}]
+    assert made["exchanges"] == [{"kind": "all-reduce", "bytes": 4_000_000, "group": 4, "times": 1}]
     again = Compiled.from_dict(json.loads(json.dumps(dataclasses.asdict(COMPILED))))
     assert again == COMPILED
     request = Request("v5e:2x2", config="c.py", overrides=("--config.seed=1",))
     assert Request.from_dict(json.loads(json.dumps(dataclasses.asdict(request)))) == request
 
 
+@pytest.mark.parametrize(
+    ("kind", "group", "turned"),
+    [
+        ("all-reduce", 4, 3 * 100),  # sends 3/4 twice, takes 3/4 twice
+        ("all-reduce", 1, 0),
+        ("all-gather", 2, 100),  # half is its own
+        ("reduce-scatter", 4, 600),  # of four times the result
+        ("collective-permute", 8, 200),
+    ],
+)
+def test_bytes_that_a_device_sends_and_takes(kind, group, turned):
+    assert Exchange(kind, 100, group, 1).turned == pytest.approx(turned)
+    assert Exchange(kind, 100, group, 3).turned == pytest.approx(3 * turned)
+
+
+def test_hosts_of_gpus_exchange_over_their_network():
+    made = planned(dataclasses.replace(COMPILED, devices=16), devices="h100:16")
+    assert made.bounds["network"] == pytest.approx(4 * 3 / 4 * 4e6 / 8 / 100e9)
+    assert "network" not in planned(devices="h100:8").bounds
+    assert "of a GPU that JAX takes" in report.text(made)
+    assert made.machine.chip.memory == 60e9
+
+
+def test_a_chip_of_two_devices_holds_what_both_hold():
+    told = types.SimpleNamespace(
+        argument_size_in_bytes=50, output_size_in_bytes=20, alias_size_in_bytes=10,
+        temp_size_in_bytes=7, generated_code_size_in_bytes=3,
+    )  # fmt: skip
+    compiled = types.SimpleNamespace(memory_analysis=lambda: told)
+    program = types.SimpleNamespace(parameters=10, optimiser=20, average=0, resident=5)
+    for name, devices, chips in (("tpu7x:2x2x1", 8, 2), ("v5e:2x2", 4, 1)):
+        made = compiler._memory(compiled, program, machines.parse(name), devices)
+        assert made.total == chips * (60 + 7 + 3)
+
+
+def test_a_batch_that_was_made_even_is_told():
+    request = Request("v5e:2x2", config="configs/dmphn.py:1")
+    for batch, told in ((6, 0), (8, 1)):
+        compiled = dataclasses.replace(COMPILED, batch=batch)
+        made = plan._plan(request, machines.parse("v5e:2x2"), compiled, None)
+        assert report.text(made).count("--config.batch_size=8") == told
+
+
 def test_exchanges_are_told_by_kind():
-    many = [Exchange("permute", 10, 2), Exchange("all-reduce", 5, 1), Exchange("permute", 7, 1)]
+    many = [
+        Exchange("permute", 10, 8, 2), Exchange("all-reduce", 5, 8, 1), Exchange("permute", 7, 8, 1)
+    ]  # fmt: skip
     assert report.by_kind(many) == [("permute", 3, 27), ("all-reduce", 1, 5)]
 
 
@@ -149,6 +197,19 @@ def test_a_compiler_that_dies_is_one_line(monkeypatch):
             ["--config", "configs/stack4.py", "--devices", "v5e", "--config.data.source=folder"],
             "--pairs N",
         ),
+        (["--model", "stack4", "--devices", "v5e", "--no-remat"], "--remat goes with --config"),
+        (["--model", "stack4", "--devices", "v5e", "--precision", "float16"], "bfloat16 or float"),
+        (["--model", "stack4", "--devices", "v5e", "--split-rows", "--batch", "8"], "no --batch"),
+        (
+            ["--model", "stack4", "--devices", "v5e", "--split-rows", "--layout", "folded"],
+            "--layout xla",
+        ),
+        (
+            ["--model", "stack4", "--devices", "v5e", "--price-per-chip-hour", "1"],
+            "--price-per-chip-hour goes with --config",
+        ),
+        (["--model", "stack4", "--devices", "v5e", "--json", "no/such/f"], "cannot be written"),
+        (["--model", "stack4", "--devices", "v5e", "--hlo", "."], "it is a folder"),
     ],
 )
 def test_mistakes_are_one_line(argv, says, capsys):
