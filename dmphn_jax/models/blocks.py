@@ -106,7 +106,8 @@ class Decoder(nn.Module):
         """Returns an image in float32.
 
         The last convolution reads features of the compute dtype, and multiplies them with its
-        float32 kernel at `image_precision`; its sums are float32.
+        float32 kernel at `image_precision`; its sums are float32. (`CudnnConvolutions` takes kernel
+        and sums in two parts of the compute dtype each, which is as exact.)
         """
         for i, factor in enumerate((4, 2, 1)):
             channels = factor * self.width

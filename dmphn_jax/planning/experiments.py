@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from dmphn_jax.data import splits
 from dmphn_jax.errors import UserError
 from dmphn_jax.planning.request import Request
 from dmphn_jax.training import settings
 
-GOPRO_PAIRS = 2103  # of the training set (Sec. 4.1)
+# Of the training sets.
+_PAIRS = {
+    "gopro": sum(last - first + 1 for first, last in splits.GOPRO["train"].values()),
+    "video_deblurring": splits.VIDEO_DEBLURRING_PAIRS["train"],
+}
 
 
 def config_of(request: Request) -> Any:
@@ -26,10 +31,10 @@ def pairs_of(request: Request, config: Any) -> int:
     """Returns the number of training pairs; raises UserError where nothing tells it."""
     if request.pairs:
         return request.pairs
-    if config.data.source == "gopro":
-        return GOPRO_PAIRS
     if config.data.source == "synthetic":
         return config.data.count
+    if config.data.source in _PAIRS:
+        return _PAIRS[config.data.source]
     raise UserError(f"config.data.source = {config.data.source!r}: --pairs N tells its pairs")
 
 
