@@ -6,7 +6,6 @@ python -m dmphn_jax.main --config configs/stack4.py [--workdir D] [--config.FIEL
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import sys
@@ -15,11 +14,8 @@ from typing import Any, NoReturn
 
 from dmphn_jax import distributed, storage
 from dmphn_jax.errors import UserError, nearest, run_command
-from dmphn_jax.processes import supervision
+from dmphn_jax.processes import supervision, termination
 from dmphn_jax.training import settings
-
-INTERRUPTED = 130  # by Ctrl-C: 128 + SIGINT, what shells say of it
-STOPPED = os.EX_TEMPFAIL  # 75: asked to stop by SIGTERM, SIGHUP or a preemption notice
 
 
 def main(argv: list[str]) -> int:
@@ -58,9 +54,7 @@ def _work(
     from dmphn_jax.training.loop import train
 
     result = train(config, workdir, profile=args.profile)
-    if result.stopped is None:
-        return 0
-    return INTERRUPTED if result.stopped == "SIGINT" else STOPPED
+    return termination.status(result.stopped) if result.stopped else 0
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -1,31 +1,80 @@
 """`make demo`: trains a small network on synthetic scenes and shows what it learned.
 
-Writes a checkpoint, a report, curves and a before/after picture under `demo/`. Exit status 1 if
-the trained network gains less than 1.0 dB over the blurry input on scenes it has not seen.
+Writes a checkpoint, a report, curves and a before/after picture under `demo/`, in place of those of
+an earlier demo; a folder that holds anything else is refused. Exit status 1 if the trained network
+gains less than 1.0 dB over the blurry input on scenes it has not seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax.errors import UserError
+from dmphn_jax.files import shown, write_file
+from dmphn_jax.processes import termination
+from dmphn_jax.training.lock import NAME as LOCK
+from dmphn_jax.training.lock import Lock
+
 GAIN = 1.0  # dB, on the mean over the held-out scenes
 _HELD_OUT = 40
+_RUN, _REPORT, _WEIGHTS, _REAL = _OWN = ("run", "report", "dmphn_1_2_4", "real")
+_MARKER = ".dmphn_demo"  # stands where the folders above may be removed
 
 
 def main(argv: list[str]) -> int:
-    """Trains, evaluates and draws; returns 0 if the gain was reached."""
+    """Trains, evaluates and draws; returns 0 if the gain was reached.
+
+    130 after Ctrl-C, 75 if SIGTERM or SIGHUP stopped the training, as `dmphn_jax.main` does. Raises
+    UserError if the folder is not the demo's or another demo is at work there.
+    """
     parser = argparse.ArgumentParser(prog="dmphn demo", description=__doc__)
     parser.add_argument("--output", default="demo", metavar="D", help="folder to write (demo)")
     parser.add_argument("--steps", type=int, default=0, help="train so many steps (the config's)")
     args = parser.parse_args(argv)
-    begun = time.perf_counter()
+    folder = Path(args.output)
+    with _own(folder):
+        return _demonstrate(folder, args.steps)
 
+
+@contextlib.contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Holds the demo's folder, without what an earlier demo left there.
+
+    A demonstration shows a whole run, not the end of an earlier one.
+    """
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    if _MARKER not in there and there - {LOCK}:
+        raise UserError(
+            f"{shown(folder)}: holds what `dmphn demo` did not write, and would lose it; "
+            "name a new or an empty folder as --output"
+        )
+    with contextlib.ExitStack() as held:
+        held.callback(Lock(folder, flag="--output").release)
+        # Someone may train on in there.
+        Lock(folder / _RUN, flag="--output").release()
+        write_file(folder / _MARKER, f"dmphn demo replaces {', '.join(_OWN)} here\n")
+        for name in _OWN:
+            _remove(folder / name)
+        yield
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _demonstrate(folder: Path, steps: int) -> int:
+    """Runs the demo in a folder of its own; returns the exit status."""
     from dmphn_jax import runtime
     from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
@@ -33,18 +82,16 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.training.experiments import start_from
     from dmphn_jax.training.loop import train
 
+    begun = time.perf_counter()
     _use_all_cores()
     runtime.cache_compilations()
     runtime.keep_freed_memory()
-    folder = Path(args.output)
     config = start_from("configs/demo.py")
-    config.num_steps = args.steps or config.num_steps
-    # A demonstration shows a whole run, not the end of an earlier one.
-    shutil.rmtree(folder / "run", ignore_errors=True)
-    shutil.rmtree(folder / "report", ignore_errors=True)
-    result = train(config, folder / "run")
+    config.num_steps = steps or config.num_steps
+    result = train(config, folder / _RUN)
     if result.stopped:
-        return 130
+        print("a demo is not gone on with: the same command begins anew")
+        return termination.status(result.stopped)
 
     options = SourceOptions.of(config.data, count=_HELD_OUT, seed=config.seed)
     pairs = PairSelection("synthetic", options=options)
@@ -53,31 +100,39 @@ def main(argv: list[str]) -> int:
         EvaluationOptions(
             pairs=pairs,
             checkpoints=(str(result.checkpoint),),
-            folder=folder / "report",
+            folder=folder / _REPORT,
             command="dmphn demo",
         ),
         source,
     )
     blurry, trained = (row.mean["psnr"] for row in made.rows)
     _before_after(result.checkpoint, source, folder / "before_after.png")
-    _curves(folder / "run" / "metrics.csv", folder / "curves.png")
+    _curves(folder / _RUN / "metrics.csv", folder / "curves.png")
     real = _deblur_real(folder)
 
-    held = trained - blurry >= GAIN
+    _tell(folder, result.checkpoint, len(source), blurry, trained, real)
     print(
-        f"\n{len(source)} held-out scenes: blurry input {blurry:.2f} dB, deblurred "
-        f"{trained:.2f} dB: {trained - blurry:+.2f} dB "
-        f"({'at least' if held else 'LESS than the expected'} {GAIN:.1f})\n"
-        f"checkpoint      {result.checkpoint}\n"
-        f"report          {folder}/report/report.md\n"
-        f"curves          {folder}/curves.png (metrics.csv and tensorboard/ in {folder}/run)\n"
-        f"before, after   {folder}/before_after.png (blurry, deblurred, sharp)\n"
-        + (f"real photograph {real}\n" if real else "")
-        + f"{time.perf_counter() - begun:.0f} s\n"
+        f"{time.perf_counter() - begun:.0f} s\n"
         f"Deblur a picture of your own: dmphn deblur PICTURE --checkpoint {result.checkpoint} "
         "--output OUT"
     )
-    return 0 if held else 1
+    return 0 if trained - blurry >= GAIN else 1
+
+
+def _tell(
+    folder: Path, checkpoint: Any, scenes: int, blurry: float, trained: float, real: Path | None
+) -> None:
+    """Prints the gain in dB, and where everything lies."""
+    gain = trained - blurry
+    print(
+        f"\n{scenes} held-out scenes: blurry input {blurry:.2f} dB, deblurred {trained:.2f} dB: "
+        f"{gain:+.2f} dB ({'at least' if gain >= GAIN else 'LESS than the expected'} {GAIN:.1f})\n"
+        f"checkpoint      {checkpoint}\n"
+        f"report          {folder}/{_REPORT}/report.md\n"
+        f"curves          {folder}/curves.png (metrics.csv and tensorboard/ in {folder}/{_RUN})\n"
+        f"before, after   {folder}/before_after.png (blurry, deblurred, sharp)"
+        + (f"\nreal photograph {real}" if real else "")
+    )
 
 
 def _use_all_cores() -> None:
@@ -134,8 +189,10 @@ def _curves(table: Path, path: Path) -> None:
 
 
 def _deblur_real(folder: Path) -> Path | None:
-    """Deblurs a part of a real photograph with the authors' weights, where they are at hand."""
-    reference = Path(os.environ.get("DMPHN_REFERENCE") or Path("..") / "shared" / "reference")
+    """Deblurs a part of a real photograph with the authors' weights, where DMPHN_REFERENCE is."""
+    if not os.environ.get("DMPHN_REFERENCE"):
+        return None
+    reference = Path(os.environ["DMPHN_REFERENCE"])
     weights = reference / "checkpoints" / "DMPHN_1_2_4"
     frames = sorted((reference / "blurry").glob("*.png"))
     if not weights.is_dir() or not frames:
@@ -144,13 +201,11 @@ def _deblur_real(folder: Path) -> Path | None:
 
     from dmphn_jax.commands import convert, deblur
 
-    blurry, output = folder / "real_blurry.png", folder / "real"
-    shutil.rmtree(folder / "dmphn_1_2_4", ignore_errors=True)
-    shutil.rmtree(output, ignore_errors=True)
+    blurry, output, checkpoint = folder / "real_blurry.png", folder / _REAL, folder / _WEIGHTS
     with Image.open(frames[0]) as frame:
         frame.crop((400, 200, 656, 456)).save(blurry)
-    status = convert.main([str(weights), str(folder / "dmphn_1_2_4")])
+    status = convert.main([str(weights), str(checkpoint)])
     status = status or deblur.main(
-        [str(blurry), "--checkpoint", str(folder / "dmphn_1_2_4"), "--output", str(output)]
+        [str(blurry), "--checkpoint", str(checkpoint), "--output", str(output)]
     )
     return None if status else output

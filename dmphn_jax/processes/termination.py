@@ -1,8 +1,9 @@
-"""SIGTERM, by which schedulers and `kill` end a job."""
+"""SIGTERM, by which schedulers and `kill` end a job, and the exit statuses of what was stopped."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -10,7 +11,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-TERMINATED = 128 + signal.SIGTERM
+TERMINATED = 128 + signal.SIGTERM  # 143, what shells say of it
+INTERRUPTED = 128 + signal.SIGINT  # 130, by a person's Ctrl-C
+STOPPED = os.EX_TEMPFAIL  # 75, "try again": asked to stop by SIGTERM, SIGHUP or a preemption notice
+
+
+def status(stopped: str) -> int:
+    """Returns the exit status of a run that a signal of this name stopped."""
+    return INTERRUPTED if stopped == signal.SIGINT.name else STOPPED
 
 
 @contextlib.contextmanager

@@ -24,14 +24,20 @@ class Lock:
     """
 
     def __init__(
-        self, workdir: Path, say: Callable[[str], None] = print, *, name: str = ""
+        self,
+        workdir: Path,
+        say: Callable[[str], None] = print,
+        *,
+        name: str = "",
+        flag: str = "--workdir",
     ) -> None:
-        """Takes the folder, made if need be; `name` is what messages call it, by default its path.
+        """Takes the folder, made if need be.
 
+        In messages `name` is what it is called, by default its path, and `flag` what names it.
         Raises UserError if another run has it or it cannot be written.
         """
         self._path = workdir / NAME
-        self._name = name or str(workdir)
+        self._name, self._flag = name or str(workdir), flag
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             self._file = self._taken(say)
@@ -60,7 +66,7 @@ class Lock:
                     os.close(file)
                     raise UserError(
                         f"{self._name}: another run is at work there "
-                        f"({holder or 'unknown'}); wait for it, or name another --workdir"
+                        f"({holder or 'unknown'}); wait for it, or name another {self._flag}"
                     ) from None
                 say(f"warning: {self._path}: no locks on this file system ({error.strerror})")
                 return file

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from dmphn_jax import checkpoints, main
+from dmphn_jax import checkpoints
+from dmphn_jax.processes import termination
 from tests.support.training import TINY_FLAGS
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -64,7 +65,7 @@ def test_two_processes_stop_together_and_go_on_to_what_one_process_computes(tmp_
         time.sleep(0.01)
     # One of them only. It goes to the others the way that SIGTERM takes.
     processes[1].send_signal(signal.SIGINT)
-    first, second = (finish(process, main.INTERRUPTED) for process in processes)
+    first, second = (finish(process, termination.INTERRUPTED) for process in processes)
     stopped = re.search(r"SIGINT at step (\d+): saved", first)
     assert "step" not in second  # process 0 speaks for all
     steps = int(stopped[1]) + 2
