@@ -28,6 +28,17 @@ def test_the_readme_lists_every_command():
     assert [name for name in cli.COMMANDS if f"`dmphn {name}`" not in text] == []
 
 
+def test_the_readme_draws_every_room_and_base_module():
+    house = re.search(r"The house; .*?\n\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.S)[1]
+    package = ROOT / "dmphn_jax"
+    stands = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    stands |= {path.name for path in package.glob("[a-z]*.py")}
+    stands |= {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}
+    drawn = set(re.findall(r"[a-z_]+(?:/|\.py)(?=\s)", f"{house}\n"))
+    assert stands - drawn == set()
+    assert [name for name in drawn - stands if not (ROOT / name).is_dir()] == []
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
