@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dmphn_jax import distributed, storage
+from dmphn_jax.data import SOURCES
 from dmphn_jax.errors import UserError, nearest, run_command
 from dmphn_jax.processes import supervision, termination
 from dmphn_jax.training import settings
@@ -68,8 +69,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m dmphn_jax.main",
         description="Trains or evaluates an experiment; a run goes on from its last checkpoint.",
         epilog="Fields of the config are set as --config.batch_size=12, sections as "
-        "--config.optimizer.learning_rate=2e-4; configs/base.py lists them all. Exit status 75: "
-        "asked to stop, saved, to be started again.",
+        f"--config.optimizer.learning_rate=2e-4; configs/base.py lists them all. {_names()}. "
+        "Exit status 75: asked to stop, saved, to be started again.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -119,6 +120,13 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if not args.config:
         parser.error("--config FILE is needed, such as configs/stack4.py")
     return args, overrides
+
+
+def _names() -> str:
+    """Returns the fields that take one of a few names, and the names, as a sentence of the help."""
+    fields = {name: ", ".join(known) for name, known in settings.choices().items()}
+    fields["data.source"] = f"{', '.join(SOURCES)}, or a path"
+    return "Names: " + "; ".join(f"{field}: {known}" for field, known in fields.items())
 
 
 class _Parser(argparse.ArgumentParser):

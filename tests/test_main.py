@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dmphn_jax import main
+from dmphn_jax.data import SOURCES
 from dmphn_jax.errors import UserError
 from dmphn_jax.training import loop, settings
 
@@ -79,6 +80,11 @@ def test_help_comes_without_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--config" in done.stdout
+    # Every name that a field may take; the help is wrapped.
+    said = " ".join(done.stdout.split())
+    for field, known in settings.choices().items():
+        assert f"{field}: {', '.join(known)}" in said
+    assert f"data.source: {', '.join(SOURCES)}, or a path" in said
 
 
 @pytest.mark.parametrize(

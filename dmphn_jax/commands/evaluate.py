@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmphn_jax import storage
 from dmphn_jax.commands import arguments
+from dmphn_jax.data.options import BLURS, SOURCES, SPLITS
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import PRECISIONS
 
@@ -44,11 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data",
         required=True,
-        help="gopro, video_deblurring (both prepared by tfds_gopro), synthetic, or a folder",
+        help="; ".join(f"{name}: {what}" for name, what in SOURCES.items())
+        + "; or the path of a folder or list of pairs",
     )
-    add("--split", default="test", help="test (default) or train")
+    add("--split", choices=SPLITS, default="test", help="of the pairs (%(default)s)")
     add("--data-dir", metavar="DIR", help="where the prepared datasets lie")
-    add("--blur", choices=("blur", "blur_gamma"), help="GoPro's blurry side; the paper's is blur")
+    add("--blur", choices=BLURS, help="GoPro's blurry side; the paper's is blur")
     add(
         "--su-frames",
         action="store_true",

@@ -11,11 +11,6 @@ from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import ModelConfig, init_params, zoo
 
-MISSING = {
-    "last": "copies of the last stage",
-    "random": "random weights",
-}
-
 
 def initial_params(
     config: ModelConfig, *, seed: int = 0, init_from: str = "", missing: str = "last"
@@ -32,7 +27,7 @@ def initial_params(
       seed: of random weights.
       init_from: a checkpoint folder, a training run's step folder included, or a released model's
         name; "" for none.
-      missing: of `MISSING`: what stages that the checkpoint lacks begin with.
+      missing: of `settings.MISSING`: what stages that the checkpoint lacks begin with.
 
     Raises UserError in one line if the checkpoint cannot be used or is of another unit.
     """

@@ -5,18 +5,19 @@ All images are in the network's range [-0.5, 0.5], float32 or bfloat16; arithmet
 Scale. The paper writes 1/2 ||S - G||^2, a sum over pixels; the authors' code takes PyTorch's
 `nn.MSELoss`, the mean over batch, pixels and channels. So does this module. One is B*H*W*3/2
 times the other, and Adam's step does not depend on a constant factor of the loss.
+
+jax is imported when a loss is computed: checks and help read the names of `LOSSES` without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
-from jax import Array
+from typing import TYPE_CHECKING, Any
 
 from dmphn_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from jax import Array
 
 CHARBONNIER_EPSILON = 1e-3
 FFT_WEIGHT = 0.1
@@ -24,18 +25,24 @@ FFT_WEIGHT = 0.1
 
 def mse(image: Array, sharp: Array) -> Array:
     """Returns the mean squared difference (Eq. 10, up to a constant), a float32 scalar."""
+    import jax.numpy as jnp
+
     difference = _difference(image, sharp)
     return jnp.mean(difference * difference)
 
 
 def charbonnier(image: Array, sharp: Array) -> Array:
     """Returns the mean of sqrt(d^2 + 1e-6): L1 that is smooth at zero."""
+    import jax.numpy as jnp
+
     difference = _difference(image, sharp)
     return jnp.mean(jnp.sqrt(difference * difference + CHARBONNIER_EPSILON**2))
 
 
 def l1(image: Array, sharp: Array) -> Array:
     """Returns the mean absolute difference."""
+    import jax.numpy as jnp
+
     return jnp.mean(jnp.abs(_difference(image, sharp)))
 
 
@@ -45,6 +52,9 @@ def fft_l1(image: Array, sharp: Array) -> Array:
     The spectrum of each channel is complete and not normalised, as in MIMO-UNet (Cho et al.,
     2021). Only the half that a real image determines is computed; the other half is its mirror.
     """
+    import jax.numpy as jnp
+    import numpy as np
+
     # The transform is linear: one transform of the difference serves for both images.
     spectrum = jnp.fft.rfft2(_difference(image, sharp), axes=(1, 2))
     W = image.shape[2]
@@ -103,6 +113,8 @@ def average_to(images: Array, size: tuple[int, int]) -> Array:
 
     Raises ValueError if `size` does not divide the images' size by one whole number.
     """
+    import jax.numpy as jnp
+
     B, H, W, C = images.shape
     h, w = size
     images = images.astype(jnp.float32)
@@ -115,4 +127,6 @@ def average_to(images: Array, size: tuple[int, int]) -> Array:
 
 
 def _difference(image: Array, sharp: Array) -> Array:
+    import jax.numpy as jnp
+
     return image.astype(jnp.float32) - sharp.astype(jnp.float32)

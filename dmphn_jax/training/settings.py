@@ -14,9 +14,14 @@ from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
 from dmphn_jax.errors import UserError, nearest, one_line
 from dmphn_jax.models import ModelConfig, zoo
 from dmphn_jax.training import experiments, ranges
+from dmphn_jax.training.losses import LOSSES
 from dmphn_jax.training.optimizer import OPTIMIZERS, SCHEDULES, OptimizerOptions
 
 COMPUTE_DTYPES = ("float32", "bfloat16")  # of training; float16 would need loss scaling
+MISSING = {  # what stages that `init_from` lacks begin with
+    "last": "copies of the last stage",
+    "random": "random weights",
+}
 # What may differ between the parts of a run without changing what it computes. Where the length
 # of the run shapes the learning rate (cosine), num_steps and num_epochs may not.
 _FREE = (
@@ -74,9 +79,6 @@ def read(path: str, overrides: list[str]) -> Any:
 
 def choices() -> dict[str, Collection[str]]:
     """Returns the fields that take one of a few names, and the names: those of the registries."""
-    from dmphn_jax.training.initialize import MISSING
-    from dmphn_jax.training.losses import LOSSES
-
     return {
         "compute_dtype": COMPUTE_DTYPES,
         "init_missing": MISSING,

@@ -8,6 +8,7 @@ from PIL import Image
 from dmphn_jax import checkpoints
 from dmphn_jax.commands import evaluate
 from dmphn_jax.data import SourceOptions
+from dmphn_jax.data.options import BLURS, SOURCES, SPLITS
 from dmphn_jax.errors import run_command
 from dmphn_jax.evaluation import metrics, report
 from dmphn_jax.inference.deblurrer import Deblurrer
@@ -105,8 +106,20 @@ def test_mistakes_are_one_line(pairs, checkpoint, capsys, argv, message):
     assert message.replace("CHECKPOINT", str(checkpoint)) in err
 
 
-def test_help_needs_no_jax():
-    assert "--ensemble" in help_without("evaluate", "jax")
+def test_help_needs_no_jax_and_names_what_can_be_scored():
+    text = " ".join(help_without("evaluate", "jax").split())
+    for name, what in SOURCES.items():
+        assert f"{name}: {what}" in text
+    for flag, names in (("split", SPLITS), ("blur", BLURS)):
+        assert f"--{flag} {{{','.join(names)}}}" in text
+
+
+def test_a_split_that_is_none_is_refused_before_anything_is_opened(pairs, capsys):
+    with pytest.raises(SystemExit) as ending:
+        evaluate.main(["--data", "d", "--split", "tset"])
+    assert ending.value.code == 2
+    assert "--split" in capsys.readouterr().err
+    assert pairs.opened == []
 
 
 def test_every_depth_is_a_row_and_a_point(pairs, checkpoint, tmp_path, capsys):
