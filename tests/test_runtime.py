@@ -1,5 +1,6 @@
 import gc
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_a_containers_quota_counts(monkeypatch):
     ):
         monkeypatch.setattr(runtime, "_cpu_quotas", lambda quotas=quotas: quotas)
         assert runtime.cores() == cores
+
+
+def test_nothing_else_counts_the_machines_cores():
+    """A container's share, or Slurm's, is all that a process has; `runtime.cores` knows of it."""
+    root = Path(runtime.__file__).parents[1]
+    files = [
+        f for room in ("dmphn_jax", "tfds_gopro", "tools") for f in (root / room).rglob("*.py")
+    ]
+    counting = [f.name for f in files if re.search(r"\bcpu_count\(", f.read_text())]
+    assert counting == ["runtime.py"]
 
 
 def test_quotas_are_read_of_the_group_and_those_around_it(monkeypatch):

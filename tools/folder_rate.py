@@ -14,7 +14,6 @@ those of a folder have the start in them.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import resource
 import shutil
@@ -31,7 +30,7 @@ import jax
 from dmphn_jax import checkpoints
 from dmphn_jax.benchmarking import jax_cases
 from dmphn_jax.images import read_image, write_image
-from dmphn_jax.runtime import cache_compilations
+from dmphn_jax.runtime import cache_compilations, cores
 
 
 class Rate(NamedTuple):
@@ -54,7 +53,7 @@ def main() -> None:
     path = str(checkpoints.resolve(args.checkpoint))
     image = read_image(args.image)
     height, width = image.pixels.shape[:2]
-    print(f"{args.checkpoint}, {args.count} images of {width}x{height}; {os.cpu_count()} cores\n")
+    print(f"{args.checkpoint}, {args.count} images of {width}x{height}; {cores()} cores\n")
     print("| folder of | compute, s | working, s | of compute | in all, s | of compute | CPU s |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     compute = _Compute(path, image.pixels)

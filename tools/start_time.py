@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from dmphn_jax import checkpoints
+from dmphn_jax import checkpoints, runtime
 
 _PARTS = {  # of the clock's line
     "start": "Python, arguments, imports",
@@ -52,7 +52,7 @@ def main() -> None:
         for image in (args.image, args.image, small, small):
             runs.append(_run(checkpoint, image, Path(folder)))
             print(f"{image}: {runs[-1]['in all']:.2f} s", file=sys.stderr, flush=True)
-    print(f"{args.checkpoint}, {args.image}; {os.cpu_count()} cores\n")
+    print(f"{args.checkpoint}, {args.image}; {runtime.cores()} cores\n")
     print("| seconds | first | second |\n|---|--:|--:|")
     rows = [*_PARTS.items(), ("end", "end of the process"), ("in all", "in all")]
     for key, text in (*rows, (_OUTSIDE, f"of these {_OUTSIDE}"), ("cpu", "CPU seconds")):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dmphn_jax import __version__
+from dmphn_jax import __version__, runtime
 from dmphn_jax.files import write_file
 from dmphn_jax.tables import markdown_table, without_empty_columns
 
@@ -67,7 +67,7 @@ def report(
         "device": _processor() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "machine": platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": runtime.cores(),
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
     }

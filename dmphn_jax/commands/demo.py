@@ -139,7 +139,9 @@ def _use_all_cores() -> None:
     """Makes two devices of a CPU: small convolutions keep one core busy, not two."""
     import jax
 
-    if "XLA_FLAGS" not in os.environ and (os.cpu_count() or 1) > 1:
+    from dmphn_jax.runtime import cores
+
+    if "XLA_FLAGS" not in os.environ and cores() > 1:
         jax.config.update("jax_num_cpu_devices", 2)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -28,6 +27,7 @@ from dmphn_jax.evaluation.scores import EvaluationResult, ImageScores, Runtime
 from dmphn_jax.evaluation.scoring import measure_runtime, score_pairs
 from dmphn_jax.files import write_file
 from dmphn_jax.images import Image, write_image
+from dmphn_jax.runtime import cores
 
 
 class Entry(NamedTuple):
@@ -102,7 +102,7 @@ class Evaluation:
     def report(self) -> Report:
         """Returns the rows so far with what they were measured on."""
         pairs, device = self._options.pairs, self._devices[0]
-        cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+        counted = f", {cores()} cores" if device.platform == "cpu" else ""
         return Report(
             source=pairs.name,
             split=pairs.split,
@@ -112,7 +112,7 @@ class Evaluation:
             rows=tuple(self._rows),
             date=datetime.date.today().isoformat(),
             command=self._options.command,
-            devices=f"{len(self._devices)} x {device.device_kind}{cores}",
+            devices=f"{len(self._devices)} x {device.device_kind}{counted}",
             version=__version__,
             jax=jax.__version__,
         )
