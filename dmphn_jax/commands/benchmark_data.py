@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.files import why, write_atomically
+from dmphn_jax.files import write_file
 from dmphn_jax.runtime import cores, keep_freed_memory
+from dmphn_jax.tables import markdown_table
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -121,10 +122,7 @@ def main(argv: list[str]) -> int:
             "devices": mesh.size,
             "feeds": [dataclasses.asdict(figure) for figure in figures],
         }
-        try:
-            write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
-        except OSError as error:
-            raise UserError(f"--json {args.json}: {why(error)}") from error
+        write_file(args.json, json.dumps(report, indent=2) + "\n")
     return 0
 
 
@@ -237,17 +235,11 @@ def _clocked(feed: Feed, mesh: Mesh, unclocked: int, seconds: float) -> tuple[in
 
 def markdown(figures: list[Figure], title: str) -> str:
     """Returns the figures as a Markdown table."""
-    lines = [
-        title,
-        "",
-        "| feed | batch | readers | pairs/s per core | pairs/s |",
-        "|---|--:|--:|--:|--:|",
-    ]
+    rows = []
     for row in figures:
         core = row.pairs_per_second_per_core
-        shown = "" if core is None else f"{core:,.0f}"
-        lines.append(
-            f"| {row.feed} | {row.batch_size} | {row.threads or ''} | {shown} "
-            f"| {row.pairs_per_second:,.0f} |"
-        )
-    return "\n".join(lines)
+        by_core = "" if core is None else f"{core:,.0f}"
+        readers, rate = str(row.threads or ""), f"{row.pairs_per_second:,.0f}"
+        rows.append([row.feed, str(row.batch_size), readers, by_core, rate])
+    header = ["feed", "batch", "readers", "pairs/s per core", "pairs/s"]
+    return f"{title}\n\n{markdown_table(header, rows)}"

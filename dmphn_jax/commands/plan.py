@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
-from dmphn_jax.files import write_atomically
+from dmphn_jax.files import write_file
 from dmphn_jax.models import LAYOUTS, PRECISIONS, zoo
 from dmphn_jax.planning import experiments, machines, report, run
 from dmphn_jax.planning.request import Compiled, Request
@@ -106,9 +106,9 @@ def main(argv: list[str]) -> int:
     plan = _plan(request, machine, compiled, args.price_per_chip_hour)
     print(report.text(plan), flush=True)
     if args.json:
-        _write(args.json, json.dumps(plan.to_dict(), indent=1) + "\n")
+        write_file(args.json, json.dumps(plan.to_dict(), indent=1) + "\n")
     if args.hlo and compiled.text:
-        _write(args.hlo, compiled.text)
+        write_file(args.hlo, compiled.text)
     elif args.hlo:
         print(f"{args.hlo}: not written: of what does not fit there is no text", file=sys.stderr)
     return 0 if compiled.fits else 1
@@ -196,10 +196,3 @@ def _check_place(path: str) -> None:
         raise UserError(f"{path}: cannot be written: {folder} is no folder that can be written to")
     if Path(path).is_dir():
         raise UserError(f"{path}: cannot be written: it is a folder")
-
-
-def _write(path: str, content: str) -> None:
-    try:
-        write_atomically(path, content.encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.files import why, write_atomically
+from dmphn_jax.files import write_file
 
 MANIFEST = "manifest.json"
 
@@ -153,12 +153,4 @@ class Manifest:
             return
         videos = [dataclasses.asdict(video) for video in self.videos]
         content = {"version": 1, "settings": self._settings, "videos": videos}
-        write_file(self._path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; raises UserError naming it if it cannot."""
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({why(error)})") from None
+        write_file(self._path, json.dumps(content, indent=1) + "\n")

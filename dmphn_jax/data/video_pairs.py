@@ -15,14 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dmphn_jax.data.psnr import psnr
-from dmphn_jax.data.video_manifest import (
-    Manifest,
-    PairEntry,
-    PairOptions,
-    VideoEntry,
-    write_file,
-)
+from dmphn_jax.data.video_manifest import Manifest, PairEntry, PairOptions, VideoEntry
 from dmphn_jax.errors import UserError
+from dmphn_jax.files import write_file
 from dmphn_jax.runtime import cores
 from dmphn_jax.threads import map_ahead
 from dmphn_jax.video.reading import Video

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import os
 import shutil
 import sys
 import time
@@ -224,10 +223,9 @@ def _reopen_csv(path: Path, columns: Sequence[str], resumed: int) -> Any:
                 whole = (row.get("step") or "").isdigit() and None not in row.values()
                 if whole and int(row["step"]) <= resumed:
                     rows.append({name: row.get(name, "") for name in columns})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
     return path.open("a", newline="")

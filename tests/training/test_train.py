@@ -248,6 +248,13 @@ def test_a_stack_has_a_column_per_stage_and_rows_after_the_resume_are_dropped(tm
     assert [(row["step"], row["psnr_stage_2"]) for row in rows] == [("2", "21")]
 
 
+def test_a_log_that_cannot_be_begun_leaves_nothing(tmp_path):
+    (tmp_path / "metrics.csv").mkdir()  # no file can take its place
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be written: "):
+        RunLog(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     """TensorBoard's file too: written by a thread it would fail unheard, and block the run."""
 

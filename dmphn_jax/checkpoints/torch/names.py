@@ -18,6 +18,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 
+from dmphn_jax.errors import few
 from dmphn_jax.models import ModelConfig, zoo
 
 HALVES = ("encoder", "decoder")
@@ -222,8 +223,7 @@ def leftovers(config: ModelConfig, taken: Iterable[str], names: Iterable[str]) -
     left = sorted({name for name in names if name.endswith(".pkl")} - taken)
     if not left:
         return ""
-    text = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-    text += f" ignored: no part of {zoo.name_of(config)}"
+    text = f"{few(left)} ignored: no part of {zoo.name_of(config)}"
     following = _parts([config.stages + 1], _nodes_of(config))
     wanted = {part.file(staged=True) for part in following}
     if any((_stage_of(name) or 0) > config.stages for name in left) and (
