@@ -6,8 +6,7 @@ import dataclasses
 
 import tensorflow_datasets as tfds
 
-TILE, STRIDE = 512, 256
-FRAME = (1 << 16, 1 << 16)  # a tile that holds any frame whole
+from tfds_gopro.sizes import FRAME, STRIDE, TILE
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -26,7 +25,7 @@ class PairConfig(tfds.core.BuilderConfig):
 def pair_config(
     kind: str = "frames",
     blur: str = "blur",
-    size: tuple[int, int] = (TILE, TILE),
+    size: tuple[int, int] = TILE,
     stride: int = STRIDE,
 ) -> PairConfig:
     """Returns the config for these parameters; tiles other than the default carry them in the name.
@@ -40,7 +39,7 @@ def pair_config(
         return PairConfig(name=f"frames{gamma}", description=text, blur=blur)
     name = f"crops_{size[0]}x{size[1]}_{stride}"
     text = f"raw uint8 tiles of {size[0]}x{size[1]} every {stride} pixels, side {blur!r}"
-    if (size, stride) == ((TILE, TILE), STRIDE):
+    if (size, stride) == (TILE, STRIDE):
         name = "crops"
     elif size == FRAME:
         name, text = "crops_frame", f"raw uint8 frames, side {blur!r}"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
 from dmphn_jax.data.options import BLURS, PREPARED
 from dmphn_jax.errors import UserError, run_command
 from dmphn_jax.files import settle
+from dmphn_jax.processes.termination import exits_on_sigterm
 from dmphn_jax.storage import local_only
+from tfds_gopro.sizes import FRAME, STRIDE, TILE
 
 DEFAULT_DATA_DIR = "data"
 
 
 def _size(text: str) -> tuple[int, int] | None:
     if text == "frame":
-        return (1 << 16, 1 << 16)
+        return FRAME
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not SIZE, HEIGHTxWIDTH or 'frame'")
@@ -59,16 +60,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         type=_size,
-        default=(512, 512),
+        default=TILE,
         metavar="S",
-        help="tile size of crops: S, HxW, or 'frame' for one raw tile per frame (default: 512)",
+        help="tile size of crops: S, HxW, or 'frame' for one raw tile per frame "
+        f"(default: {'x'.join(map(str, TILE))})",
     )
     p.add_argument(
         "--stride",
         type=_positive,
-        default=256,
+        default=STRIDE,
         metavar="PIXELS",
-        help="distance of tiles; every crop up to SIZE - PIXELS fits in one (default: 256)",
+        help="distance of tiles; every crop up to SIZE - PIXELS fits in one (default: %(default)s)",
     )
     p.add_argument(
         "--allow-partial", action="store_true", help="prepare a set that lacks published pairs"
@@ -80,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Prepares the asked configs; returns 0.
+    """Prepares the asked configs; returns 0. SIGTERM leaves nothing half, and SystemExit(143).
 
     Raises:
       UserError: the source is wrong or partial, an image is damaged, or the disk is full.
@@ -89,16 +91,12 @@ def main(argv: list[str]) -> int:
     if args.dataset == "video_deblurring" and args.blur != "blur":
         raise UserError("--blur blur_gamma: only gopro has that side")
     local_only("--data-dir", args.data_dir)  # TFDS would begin, and fail half way
-    if max(args.size) < 1 << 16 and args.stride > min(args.size):
+    if args.size != FRAME and args.stride > min(args.size):
         raise UserError(
             f"--stride {args.stride}: larger than the tile, frames would not be covered"
         )
-    # A scheduler's SIGTERM must clean up as an interrupt does.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with exits_on_sigterm():
         _prepare(args)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 
