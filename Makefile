@@ -2,16 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VERSION := $(call version,$(PYTHON))
+# "anew" where the environment of another Python stands, which this one must not be tested in.
+anew = $(if $(wildcard $(1)),$(if $(filter $(VERSION),$(call version,$(1)/bin/python)),,anew))
+environment = $(PYTHON) -m venv $(if $(call anew,$(1)),--clear )$(1)
 # Tested versions where this Python has a lock, the ranges of pyproject.toml elsewhere.
-LOCK := $(wildcard requirements/py$(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt)
+LOCK := $(wildcard requirements/py$(subst .,,$(VERSION)).txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q $(if $(LOCK),-c $(LOCK))
 # The compiler of TPUs, of the version that jax 0.10.2 wants.
 LIBTPU := 0.0.42.1
 
-.PHONY: demo test lint format lock plan plan-gpu clean
+.PHONY: anew demo test lint format lock plan plan-gpu clean
 
-$(VENV)/.core: pyproject.toml setup.py $(LOCK)
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/.core: pyproject.toml setup.py $(LOCK) $(call anew,$(VENV))
+	$(call environment,$(VENV))
 	$(PIP) -e .
 	@touch $@
 
@@ -41,13 +46,13 @@ lint: $(VENV)/.test
 
 # The project with the compilers of TPUs and of NVIDIA GPUs. They print the tables of docs/plan.md; no
 # device is needed.
-.venv-plan/.done: pyproject.toml $(LOCK)
-	$(PYTHON) -m venv .venv-plan
+.venv-plan/.done: pyproject.toml $(LOCK) $(call anew,.venv-plan)
+	$(call environment,.venv-plan)
 	$(subst $(VENV),.venv-plan,$(PIP)) -e . libtpu==$(LIBTPU)
 	@touch $@
 
-.venv-plan-gpu/.done: pyproject.toml $(LOCK)
-	$(PYTHON) -m venv .venv-plan-gpu
+.venv-plan-gpu/.done: pyproject.toml $(LOCK) $(call anew,.venv-plan-gpu)
+	$(call environment,.venv-plan-gpu)
 	$(subst $(VENV),.venv-plan-gpu,$(PIP)) -e . 'jax[cuda13]'
 	@touch $@
 
@@ -66,7 +71,7 @@ lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install -q -e '.[test]'
 	build/lock/bin/python -m pip freeze --exclude-editable \
-	  > requirements/py$$($(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+	  > requirements/py$(subst .,,$(VERSION)).txt
 
 clean:
 	rm -rf $(VENV) .venv-plan .venv-plan-gpu .libtpu build dist *.egg-info
