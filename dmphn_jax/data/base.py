@@ -30,7 +30,9 @@ class Pair(NamedTuple):
 class PairSource(Protocol):
     """Random access to pairs; cheap to build, safe to read from several threads."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]:
+        """What the pairs are called, `sequence/frame`; an attribute serves as well."""
 
     def __len__(self) -> int:
         """Returns the number of pairs."""

@@ -118,7 +118,7 @@ def _open_records(where: Path | Address, split: str, views: bool) -> PairSource:
 def make_feed(
     config_data: Mapping[str, Any],
     *,
-    mesh: Mesh | None,
+    mesh: Mesh,
     seed: int,
     batch_size: int,
     crop_size: int,
@@ -142,7 +142,6 @@ def make_feed(
     check_choice("config.data.feed", kind, FEEDS)
     options = SourceOptions.of(config, seed=seed)
     name = config.get("source", "gopro")
-    common = {"mesh": mesh, "seed": seed, "batch_size": batch_size, "crop_size": crop_size}
     source = None
     if kind != "host":
         from dmphn_jax.data.resident_feed import ResidentFeed
@@ -152,13 +151,22 @@ def make_feed(
         if kind == "resident" or _fits_everywhere(
             ResidentFeed.fits(source, mesh=mesh, batch_size=batch_size)
         ):
-            return ResidentFeed(source, **common)
+            return ResidentFeed(
+                source, mesh=mesh, seed=seed, batch_size=batch_size, crop_size=crop_size
+            )
     from dmphn_jax.data.host_feed import HostFeed
 
-    more = {key: config[key] for key in ("threads", "prefetch") if config.get(key)}
     if source is None or name in PREPARED:  # of a prepared set it reads crops of raw tiles
         source = open_source(name, "train", options)
-    return HostFeed(source, **common, **more)
+    return HostFeed(
+        source,
+        mesh=mesh,
+        seed=seed,
+        batch_size=batch_size,
+        crop_size=crop_size,
+        threads=config.get("threads") or None,
+        prefetch=config.get("prefetch") or None,
+    )
 
 
 def _fits_everywhere(fits: bool) -> bool:

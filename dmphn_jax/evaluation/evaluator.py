@@ -121,7 +121,7 @@ class Evaluation:
         """Returns what has been scored of a contender, in the order of the pairs."""
         scored = self.file.images(entry.key) if self.file else {}
         return [
-            scored[self.names[index]]._replace(index=index)
+            dataclasses.replace(scored[self.names[index]], index=index)
             for index in self._indices
             if self.names[index] in scored
             and not self._image_missing(entry.label, self.names[index])
@@ -149,7 +149,8 @@ class Evaluation:
 
         def scored(image: ImageScores) -> None:
             if self.file:
-                self.file.add_image(entry.key, image._replace(name=self.names[image.index]))
+                named = dataclasses.replace(image, name=self.names[image.index])
+                self.file.add_image(entry.key, named)
             bar.set_postfix_str(f"{image.scores['psnr']:.2f} dB", refresh=False)
             on_scores(image)
 

@@ -87,7 +87,8 @@ def evaluate_together(
         for entry in entries:
             evaluation.add(entry)
         made = _reported(evaluation, options, before)
-        evaluation.file.join()
+        if evaluation.file:
+            evaluation.file.join()
         claims.clear()
     return Shared(made, made.failed)
 
@@ -109,19 +110,21 @@ def _opened(
 def _contenders(options: EvaluationOptions, devices: list[jax.Device]) -> Iterator[Contender]:
     """Yields the blurry input, and the checkpoints or so many of their stages."""
     yield Contender(Blurry(), BLURRY)
-    how = {"ensemble": options.ensemble, "precision": options.precision}
+    ensemble, precision = options.ensemble, options.precision
     for path in options.checkpoints:
         depth = checkpoints.read_model_item(path)["model"].get("stages", 1)
         for stages in range(1, depth + 1) if options.stages == "all" else (options.stages,):
-            deblurrer = Deblurrer(path, stages=stages, precision=options.precision, devices=devices)
+            deblurrer = Deblurrer(path, stages=stages, precision=precision, devices=devices)
+            config, runs = deblurrer.config, deblurrer.stages
             yield Contender(
-                SelfEnsemble(deblurrer) if options.ensemble else deblurrer,
-                label_of(deblurrer.config, deblurrer.stages, **how),
+                SelfEnsemble(deblurrer) if ensemble else deblurrer,
+                label_of(config, runs, ensemble=ensemble, precision=precision),
                 checkpoint=str(path),
                 digest=deblurrer.digest,
-                config=deblurrer.config,
-                stages=deblurrer.stages,
-                **how,
+                config=config,
+                stages=runs,
+                ensemble=ensemble,
+                precision=precision,
             )
 
 

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
 
 # What is kept of an image, in this order; `metrics.all_metrics` computes them.
 METRIC_NAMES = ("psnr", "ssim_matlab", "ssim_skimage")
@@ -14,7 +13,8 @@ METRIC_NAMES = ("psnr", "ssim_matlab", "ssim_skimage")
 Scores = dict[str, float]  # name of the metric -> value
 
 
-class ImageScores(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ImageScores:
     """The metrics of one image; `name` is `sequence/frame`."""
 
     index: int

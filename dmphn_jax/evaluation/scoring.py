@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -66,7 +66,7 @@ def score_pairs(
         if isinstance(batch, _Failure):
             failures.append(batch.line)
             if on_failure:
-                on_failure(*batch)
+                on_failure(batch.index, batch.line)
             continue
         blurry = np.stack([pair.blurry for _, pair in batch])
         sharp = np.stack([pair.sharp for _, pair in batch])
@@ -74,9 +74,9 @@ def score_pairs(
         scores = _score(outputs.images, sharp, devices)
         pixels = outputs.result() if on_image else None
         for i, (index, pair) in enumerate(batch):
-            size = pair.sharp.shape[:2]
+            height, width = pair.sharp.shape[:2]
             of = {name: float(values[i]) for name, values in scores.items()}
-            images.append(ImageScores(index, pair.name, *size, of))
+            images.append(ImageScores(index, pair.name, height, width, of))
             if on_image and pixels is not None:
                 on_image(images[-1], pixels[i])
             if on_scores:
@@ -130,9 +130,11 @@ def _score(
     if isinstance(images, np.ndarray):
         count = -(-len(images) // len(devices)) * len(devices)
         shared = NamedSharding(data_mesh(devices), P("data"))
-        images = jax.device_put(_filled(images, count), shared)
-    placed = jax.device_put(_filled(sharp, len(images)), images.sharding)
-    return jax.device_get(_metrics(images, placed))
+        placed: jax.Array = jax.device_put(_filled(images, count), shared)
+    else:
+        placed = images
+    beside = jax.device_put(_filled(sharp, len(placed)), placed.sharding)
+    return jax.device_get(_metrics(placed, beside))
 
 
 def _deblurred(method: Method, images: np.ndarray, name: str) -> Outputs:
@@ -166,7 +168,8 @@ def _read(source: PairSource, index: int) -> Pair | str:
     return pair
 
 
-class _Failure(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Failure:
     """A pair that cannot be scored."""
 
     index: int
