@@ -18,6 +18,7 @@ from dmphn_jax.video.colors import Converter
 from dmphn_jax.video.encoding import Settled
 from dmphn_jax.video.film import FilmInfo
 from dmphn_jax.video.parts import Part
+from dmphn_jax.video.reading import open_film
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -52,7 +53,8 @@ def join(
       cut: whether the parts are a cut from it: times then begin at 0, and what plays before or
         after is left out.
 
-    Raises av.error.FFmpegError or OSError if it cannot be written.
+    Raises av.error.FFmpegError or OSError if it cannot be written, VideoError if `source` cannot be
+    read.
     """
     options = {}
     if settled.container in ("mp4", "mov"):
@@ -70,8 +72,8 @@ def join(
             if source is None:
                 _mux(container, packets)
                 return []
-            with av.open(str(source)) as original:
-                streams, notes = _copied(container, original, settled)
+            with open_film(source) as original:
+                streams, notes = _copied(container, original, settled, source)
                 video_metadata = _main(original).metadata
                 video.metadata.update(_tags(video_metadata))
                 container.metadata.update(
@@ -142,7 +144,7 @@ def _main(container: InputContainer) -> Stream:
 
 
 def _copied(
-    container: OutputContainer, original: InputContainer, settled: Settled
+    container: OutputContainer, original: InputContainer, settled: Settled, source: Path
 ) -> tuple[dict[int, Stream], list[str]]:
     """Adds the source's other streams; returns them by index, and notes on what does not fit."""
     main = _main(original)
@@ -152,7 +154,7 @@ def _copied(
         if stream.index == main.index:
             continue
         if stream.disposition & Disposition.attached_pic and settled.container == "matroska":
-            if _attach_picture(container, stream):
+            if _attach_picture(container, stream, source):
                 continue
         elif _fits(stream, settled.container):
             copied = container.add_stream_from_template(stream, opaque=True)
@@ -180,12 +182,12 @@ def _fits(stream: Stream, container: str) -> bool:
     return True
 
 
-def _attach_picture(container: OutputContainer, stream: Stream) -> bool:
+def _attach_picture(container: OutputContainer, stream: Stream, source: Path) -> bool:
     """Puts a cover picture into Matroska the way it holds one; returns whether it could."""
     codec = stream.codec_context.name if stream.codec_context else ""
     if codec not in _PICTURES:
         return False
-    with av.open(stream.container.name) as again:
+    with open_film(source) as again:
         for packet in again.demux(again.streams[stream.index]):
             if packet.size:
                 container.add_attachment(*_PICTURES[codec], bytes(packet))

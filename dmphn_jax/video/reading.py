@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.files import shown
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -19,11 +22,43 @@ if TYPE_CHECKING:
 
 _JUMP_RATIO = 1.7  # between one frame's time and two
 _SLACK = 0.05  # of a length, by which headers are wrong without a fault; and two frames
+# Containers, and bare streams, by FFmpeg's names. Its scripts (concat, dash, hls, sdp, ...) name
+# other files and addresses, which whoever wrote one would have this process open: none is here.
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mxf", "asf", "flv", "ogg", "nut", "dv", "ivf"),
+    *("yuv4mpegpipe", "h264", "hevc", "av1", "obu", "m4v", "mpegvideo", "mjpeg"),
+    *("gif", "apng", "webp", "png_pipe", "jpeg_pipe", "webp_pipe"),
+)
 HD = 720  # from this height on, untagged YUV is BT.709, as players take it
 
 
 class VideoError(UserError):
     """One video cannot be used; others can."""
+
+
+def open_film(path: Path) -> InputContainer:
+    """Opens a film for reading: this file and no other, of a container that holds its frames.
+
+    Every film that comes from outside is opened here.
+
+    Raises:
+      VideoError: it cannot be opened, or is none.
+      UserError: PyAV is missing.
+    """
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            "video needs PyAV: pip install 'dmphn_jax[video]' (or pip install av)"
+        ) from None
+    allowed = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+    try:
+        # Without its protocol a name like 12:30.mp4 is an address to FFmpeg.
+        return av.open(f"file:{os.fspath(path)}", container_options=allowed)
+    except (OSError, ValueError) as error:  # FFmpegError is one of the two
+        not_allowed = getattr(error, "errno", None) == errno.EINVAL
+        reason = "no container that is read here" if not_allowed else _reason(error)
+        raise VideoError(f"{shown(path)}: cannot be read as video ({reason})") from None
 
 
 class Frame(NamedTuple):
@@ -61,18 +96,11 @@ class Video:
     """
 
     def __init__(self, path: Path, max_height: int | None = None):
-        try:
-            import av
-        except ImportError:
-            raise UserError(
-                "video needs PyAV: pip install 'dmphn_jax[video]' (or pip install av)"
-            ) from None
+        self._container = open_film(path)
+        import av
+
         self._av, self._max_height = av, max_height
         self.path, self.report = path, Report()
-        try:
-            self._container = av.open(str(path))
-        except (OSError, ValueError) as error:  # FFmpegError is one of the two
-            raise VideoError(f"{path}: cannot be read as video ({_reason(error)})") from None
         pictures = av.stream.Disposition.attached_pic
         found = self._container.streams.video
         moving = [stream for stream in found if not stream.disposition & pictures]

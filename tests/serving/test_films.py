@@ -10,7 +10,9 @@ import pytest
 from dmphn_jax.serving import films as serving_films
 from dmphn_jax.serving import pictures as serving_pictures
 from tests.support.films import facts, make_film, pictures
+from tests.support.scripts import scripts
 from tests.support.serving import WAIT, Negative, running, until
+from tests.support.watching import opened_in
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,22 @@ def test_no_film_and_half_a_film_are_told_in_words(film, tmp_path):
             assert "/" not in answer.detail
         assert client.ask("POST", "/v1/films?stages=9", b"").status == 400
         assert client.send("/v1/films", "image", "a.mp4", b"x").detail.endswith("called 'film'")
+
+
+@pytest.mark.parametrize("kind", scripts("", ""))
+def test_a_script_in_a_films_place_is_refused_and_not_followed(tmp_path, kind):
+    """The upload's name on the server is known: a script could name itself."""
+    other = make_film(tmp_path / "other.ts", pictures(2), sound=None)
+    with running() as client:
+        for named in ("upload", str(other)):
+            with opened_in(tmp_path) as opened:
+                script = scripts(named, named)[kind]
+                answer = client.send("/v1/films", "film", "a.mp4", script)
+            assert answer.status == 422
+            assert answer.detail.startswith("cannot be read as video (")
+            assert opened == []
+        assert list(client.service.folder.iterdir()) == []
+        assert client.get("/healthz").status == 200
 
 
 def test_what_shows_only_while_it_runs_is_told_without_paths(film):
