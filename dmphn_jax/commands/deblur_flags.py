@@ -8,6 +8,8 @@ from dmphn_jax.commands.arguments import count, percentage, pixels, positive
 from dmphn_jax.commands.film_flags import add_film_flags
 from dmphn_jax.commands.network import add_network_flags
 from dmphn_jax.errors import UserError, nearest
+from dmphn_jax.video.encoding import EXTENSIONS as FILM_EXTENSIONS
+from dmphn_jax.video.encoding import IN_FOLDERS, WRITABLE
 
 FORMATS = {
     "png": "PNG",
@@ -18,16 +20,17 @@ FORMATS = {
     "tif": "TIFF",
     "tiff": "TIFF",
 }
-_EPILOG = """\
+_EPILOG = f"""\
 Reads PNG, JPEG, WebP, BMP, TIFF and still GIF: gray, RGB, palette, 1-bit, CMYK, with and without
 alpha, 8 and 16 bits; turned upright as EXIF says. Alpha is kept as it is, gray stays gray, 16 bits
 stay 16 in PNG and TIFF; ICC profile, EXIF, XMP and resolution are carried over where the output's
 format holds them. Animations and multi-page files are refused: split them into frames first.
 
-Films: mp4, mov, mkv, webm, avi, and what else FFmpeg reads. Sound, subtitles, frame times, colour
-tags and chapters are kept; rotation is applied. A film becomes a film (--output out.mp4, or a
-folder) or, with --format, a folder of frames; a folder of frames becomes a film with --output
-out.mp4. An interrupted film goes on where it stopped.
+Films: {" ".join(WRITABLE)}, which are written too, and
+{" ".join(name for name in FILM_EXTENSIONS if name not in WRITABLE)}.
+Sound, subtitles, frame times, colour tags and chapters are kept; rotation is applied. A film
+becomes a film (--output out.mp4, or a folder) or, with --format, a folder of frames; a folder of
+frames becomes a film with --output out.mp4. An interrupted film goes on where it stopped.
 
 A file that fails is told at the end, on one line, and the others are done; so is one whose output
 is another's too (a.gif beside a.png) or a folder's name. Run again after an interrupt: finished
@@ -128,11 +131,10 @@ def parser() -> argparse.ArgumentParser:
 def extensions(text: str | None) -> tuple[str, ...]:
     """Reads `--extensions`."""
     from dmphn_jax.images.core import EXTENSIONS
-    from dmphn_jax.video.encoding import EXTENSIONS as FILM_EXTENSIONS
 
     known = (*EXTENSIONS, *FILM_EXTENSIONS)
     if text is None:
-        return tuple(extension for extension in known if extension != ".ts")  # TypeScript's too
+        return (*EXTENSIONS, *IN_FOLDERS)
     names = ["." + part.strip().lower().lstrip(".") for part in text.split(",") if part.strip(" .")]
     for name in names:
         if name not in known:

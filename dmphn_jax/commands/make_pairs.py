@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.video.encoding import IN_FOLDERS
 
 if TYPE_CHECKING:
     from dmphn_jax.data.video_pairs import VideoPairs
-
-_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,9 +77,9 @@ def _find_videos(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IN_FOLDERS)
             if not inside:
-                raise UserError(f"{path}: holds no videos ({' '.join(sorted(_SUFFIXES))})")
+                raise UserError(f"{path}: holds no videos ({' '.join(sorted(IN_FOLDERS))})")
             found += inside
         else:
             found.append(path)  # one that is missing is reported when it is its turn

@@ -27,7 +27,7 @@ from dmphn_jax.serving.engine import ENSEMBLES, How, Stopped
 from dmphn_jax.serving.films import Film, State
 from dmphn_jax.serving.pictures import Done
 from dmphn_jax.serving.refusal import Refusal
-from dmphn_jax.video.encoding import film_name, is_film
+from dmphn_jax.video.encoding import EXTENSIONS, film_name, is_film
 
 if TYPE_CHECKING:
     from dmphn_jax.serving.service import Service
@@ -63,6 +63,7 @@ class Api:
                 "precision": deblurrer.precision,
                 "ensembles": list(self._service.ensembles),
                 "films": self._service.takes_films,
+                "film_extensions": EXTENSIONS,
                 "limits": {
                     "upload_bytes": self._limits.upload_bytes,
                     "pixels": self._limits.pixels,

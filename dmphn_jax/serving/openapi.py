@@ -100,7 +100,8 @@ def _paths() -> Json:
             "post": {
                 "operationId": "postFilm",
                 "summary": "A film in; it is made in the background.",
-                "description": "What FFmpeg reads. Sound, subtitles and frame times are kept.",
+                "description": "Told by its content: v1/model names the containers. Sound, "
+                "subtitles and frame times are kept.",
                 "parameters": _HOW,
                 "requestBody": _body("film"),
                 "responses": {

@@ -21,10 +21,12 @@ WRITABLE = tuple(_CONTAINERS)
 # Films that are read, and come out in the container given here.
 _READ_AS = {
     **{extension: extension for extension in WRITABLE},
-    **dict.fromkeys((".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"), ".mkv"),
-    ".3gp": ".mp4",
+    **dict.fromkeys((".mts", ".m2ts", ".m2t", ".ts", ".mpg", ".mpeg", ".vob", ".mxf"), ".mkv"),
+    **dict.fromkeys((".wmv", ".asf", ".flv", ".ogv", ".y4m", ".dv", ".ivf", ".nut"), ".mkv"),
+    **dict.fromkeys((".3gp", ".3g2", ".f4v"), ".mp4"),
 }
 EXTENSIONS = tuple(_READ_AS)
+IN_FOLDERS = tuple(extension for extension in EXTENSIONS if extension != ".ts")  # TypeScript's too
 
 
 @dataclass(frozen=True)

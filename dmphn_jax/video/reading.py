@@ -27,7 +27,7 @@ _SLACK = 0.05  # of a length, by which headers are wrong without a fault; and tw
 _FORMATS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "mxf", "asf", "flv", "ogg", "nut", "dv", "ivf"),
     *("yuv4mpegpipe", "h264", "hevc", "av1", "obu", "m4v", "mpegvideo", "mjpeg"),
-    *("gif", "apng", "webp", "png_pipe", "jpeg_pipe", "webp_pipe"),
+    *("gif", "apng", "png_pipe", "jpeg_pipe", "webp_pipe"),
 )
 HD = 720  # from this height on, untagged YUV is BT.709, as players take it
 

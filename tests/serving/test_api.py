@@ -150,6 +150,7 @@ def test_what_the_server_tells_of_itself(client):
     assert model["model"] == "a model"
     assert model["stages"] == 2
     assert model["ensembles"] == ["none", "flips", "shifts"]
+    assert set(model["film_extensions"]) >= {".mp4", ".mkv", ".mxf"}
     assert model["limits"]["pixels"] == client.service.limits.pixels
     assert client.get("/healthz").json == {"status": "ready"}
     client.ask("POST", "/v1/deblur", PICTURES["a.png"])

@@ -1,10 +1,12 @@
 """Which files are films, and that nothing else is opened."""
 
 import os
+import re
 
 import pytest
 
 from tests.support.films import deblur, facts, make_film, pictures, remake
+from tests.support.pages import ROOT
 from tests.support.scripts import scripts
 from tests.support.watching import opened_in
 
@@ -12,6 +14,8 @@ pytest.importorskip("av")
 
 import av
 
+from dmphn_jax.commands.deblur_flags import parser
+from dmphn_jax.video.encoding import EXTENSIONS, IN_FOLDERS, WRITABLE, is_film
 from dmphn_jax.video.reading import VideoError, open_film
 
 
@@ -50,6 +54,45 @@ def test_a_film_that_turns_into_a_script_is_refused(tmp_path):
     failure = deblur(source, tmp_path / "out.mp4", swapping).failure
     assert "no container that is read here" in failure
     assert not (tmp_path / "out.mp4").exists()
+
+
+ENCODERS = {
+    **{".webm": "libvpx-vp9", ".ivf": "libvpx-vp9", ".ogv": "libvpx", ".flv": "flv"},
+    **dict.fromkeys((".mpg", ".mpeg", ".vob", ".mxf"), "mpeg2video"),
+    **{".wmv": "wmv2", ".asf": "wmv2", ".y4m": "rawvideo", ".dv": "dvvideo", ".nut": "ffv1"},
+}
+MUXERS = {
+    **dict.fromkeys((".mts", ".m2ts", ".m2t"), "mpegts"),
+    **{".m4v": "mp4", ".f4v": "mp4", ".wmv": "asf"},
+}
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_every_kind_that_is_named_is_read(tmp_path, extension):
+    source = tmp_path / f"a{extension}"
+    size = (576, 720) if extension == ".dv" else (48, 64)
+    with av.open(str(source), "w", format=MUXERS.get(extension)) as container:
+        stream = container.add_stream(ENCODERS.get(extension, "libx264"), rate=25)
+        stream.height, stream.width = size
+        for image in pictures(12, size):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode())
+    assert is_film(source)
+    assert not deblur(source, tmp_path / "out.mkv").failure
+    assert len(facts(tmp_path / "out.mkv").times) == 12
+
+
+def test_page_and_help_name_the_kinds_that_are_read():
+    page = (ROOT / "docs" / "inference.md").read_text()
+    told = page[page.index("Films are told by their names.") :].partition("Decoding,")[0]
+    written, read = told.partition("only read")[::2]
+    kinds, of_folders = read.partition("Of a folder")[::2]
+    assert re.findall(r"\.\w+", written) == list(WRITABLE)
+    assert {*re.findall(r"\.\w+", written), *re.findall(r"\.\w+", kinds)} == set(EXTENSIONS)
+    assert re.findall(r"\.\w+", of_folders) == sorted({*EXTENSIONS} - {*IN_FOLDERS})
+    help = parser().format_help()
+    told = help[help.index("\nFilms:") :].partition("Sound")[0]
+    assert re.findall(r"\.\w+", told) == list(EXTENSIONS)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import { Trouble, ask, nameIn, post, sleep } from "./transfer.js";
 import { Viewer } from "./viewer.js";
 
 const by = (id) => document.getElementById(id);
-const FILMS = /\.(mp4|m4v|mov|mkv|webm|avi|mts|m2ts|mpg|mpeg|wmv|flv|ogv|3gp)$/i;
 const PICTURES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
 const PASSES = {
   none: "one",
@@ -31,7 +30,7 @@ async function start() {
   }
   by("model").textContent = `with ${model.model}`;
   by("limits").textContent = takes();
-  by("file").accept = PICTURES + (model.films ? ",video/*,.mkv" : "");
+  by("file").accept = model.films ? [PICTURES, "video/*", ...model.film_extensions].join() : PICTURES;
   document.querySelector(".films").hidden = !model.films;
   for (let count = 1; count <= model.stages; count++) {
     const name = count === model.stages ? `all ${count}` : count === 1 ? "1: fastest" : count;
@@ -87,7 +86,8 @@ function open(chosen) {
 }
 
 function isFilm() {
-  return file.type.startsWith("video/") || FILMS.test(file.name);
+  const name = file.name.toLowerCase();
+  return file.type.startsWith("video/") || model.film_extensions.some((end) => name.endsWith(end));
 }
 
 async function run() {
