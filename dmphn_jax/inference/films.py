@@ -17,11 +17,12 @@ import numpy as np
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
-from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, Image, write_image
+from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, WRITABLE, Image, write_image
 from dmphn_jax.inference.clock import CLOCK
 from dmphn_jax.inference.frame_folder import FrameFolder
 from dmphn_jax.inference.jobs import Job
 from dmphn_jax.inference.pipeline import Computing, Result, default_workers, failure
+from dmphn_jax.inference.single_frames import SingleFrames
 from dmphn_jax.threads import map_ahead
 from dmphn_jax.video.encoding import Encoding, Settled, settle
 from dmphn_jax.video.film import FilmFrame, FilmInfo, FilmReader, Source, why_not
@@ -59,6 +60,10 @@ class FilmOptions:
     def cut(self) -> bool:
         """Whether some frames are not wanted."""
         return self.first > 0 or self.stop is not None
+
+    def includes(self, number: int) -> bool:
+        """Whether a frame is wanted."""
+        return self.first <= number and (self.stop is None or number < self.stop)
 
 
 class Progress(Protocol):
@@ -168,7 +173,8 @@ class _Film:
         done = sum(len(part.times) for part in parts.finished())
         writer = PartWriter(parts, settled, info, length, shown(self._job.source))
         with closing(writer), closing(self._start(info, done)) as bar:
-            computed = self._computed(source, done, size)
+            frames = source.frames(self._options.first + done, self._options.stop)
+            computed = self._computed(frames, size)
             write = functools.partial(CLOCK.encode.of, writer.write)
             written = map_ahead(write, computed, threads=1, ahead=_AHEAD)
             with closing(computed), closing(written):
@@ -178,36 +184,58 @@ class _Film:
 
     def _frames(self, source: Source) -> list[str]:
         """Writes single frames; those that are there already are computed only with `overwrite`."""
-        options, folder = self._options, self._job.output
-        done = 0
-        if not options.overwrite:
-            while os.path.exists(_frame_path(folder, options.first + done, self._job.frames)):
-                done += 1
-        numbers = itertools.count(options.first + done)
+        options, extension = self._options, self._job.frames
+        assert extension is not None
+        single = SingleFrames(
+            self._job.output,
+            extension,
+            self._frames_identity(extension),
+            overwrite=options.overwrite,
+        )
+        missing = (n for n in itertools.count(options.first) if n not in single.kept)
+        first = next(missing)
+        numbers = itertools.chain([first], missing)
+        wanted = (
+            frame
+            for number, frame in enumerate(source.frames(first, options.stop), first)
+            if number not in single.kept
+        )
 
-        def write(item: tuple[int, FilmFrame]) -> tuple[str, ...]:
-            path = _frame_path(folder, item[0], self._job.frames)
+        def write(item: tuple[int, FilmFrame]) -> tuple[int, tuple[str, ...]]:
+            number, frame = item
             with CLOCK.encode:
-                return write_image(path, Image(item[1].pixels), quality=options.quality)
+                lost = write_image(
+                    single.path(number), Image(frame.pixels), quality=options.quality
+                )
+            return number, lost
+
+        def begun(frames: Iterable[FilmFrame]) -> Iterator[tuple[int, FilmFrame]]:
+            for pair in zip(numbers, frames):
+                single.begin()
+                yield pair
 
         notes: dict[str, None] = {}
         workers = default_workers()
+        done = sum(options.includes(number) for number in single.kept)
         with closing(self._start(source.info, done)) as bar:
-            computed = self._computed(source, done, _batch_size(source.info, self._devices))
-            frames = zip(numbers, itertools.chain.from_iterable(computed))
+            computed = self._computed(wanted, _batch_size(source.info, self._devices))
+            frames = begun(itertools.chain.from_iterable(computed))
             written = map_ahead(write, frames, threads=workers, ahead=2 * workers)
             with closing(computed), closing(written):
-                for lost in written:
+                for number, lost in written:
+                    single.written(number)
                     notes |= dict.fromkeys(lost)
                     bar.update(1)
+                    done += 1
+        if not done:
+            raise VideoError(f"{shown(self._job.source)}: no frame in {self._range}")
         return [*notes, *source.notes()]
 
     def _computed(
-        self, source: Source, done: int, size: int
+        self, frames: Iterable[FilmFrame], size: int
     ) -> Generator[list[FilmFrame], None, None]:
         """Yields the network's frames in order, batch by batch."""
-        first = self._options.first + done
-        batches = _batches(source.frames(first, self._options.stop), size)
+        batches = _batches(frames, size)
         endless = map_ahead(
             lambda _: CLOCK.decode.of(next, batches, None),
             itertools.repeat(None),
@@ -249,18 +277,28 @@ class _Film:
 
     def _identity(self, settled: Settled) -> dict[str, str]:
         """What the parts depend on, in words a person knows."""
-        status = os.stat(self._job.source)
         identity = {
-            "the input": os.path.realpath(self._job.source),
-            "the input's size": str(status.st_size),
-            "the input's time of change": str(status.st_mtime_ns),
+            **self._origin(),
             "--frames": self._range,
             **{f"the {key}": str(value) for key, value in asdict(settled).items()},
-            **self._model,
         }
         if os.path.isdir(self._job.source):
             identity["--rate"] = str(self._options.rate)
         return identity
+
+    def _frames_identity(self, extension: str) -> dict[str, str]:
+        """What single frames depend on; not on which of them were asked for."""
+        lossy = extension in (WRITABLE["JPEG"], WRITABLE["WEBP"])
+        return {**self._origin(), **({"--quality": str(self._options.quality)} if lossy else {})}
+
+    def _origin(self) -> dict[str, str]:
+        status = os.stat(self._job.source)
+        return {
+            "the input": os.path.realpath(self._job.source),
+            "the input's size": str(status.st_size),
+            "the input's time of change": str(status.st_mtime_ns),
+            **self._model,
+        }
 
 
 def _open(job: Job, options: FilmOptions) -> Source:
@@ -299,10 +337,6 @@ def _batches(frames: Iterable[FilmFrame], size: int) -> Iterator[_Batch]:
         images = [frame.pixels for frame in group]
         images += images[-1:] * (size - len(images))
         yield _Batch(np.stack(images), [frame.time for frame in group])
-
-
-def _frame_path(folder: str, number: int, extension: str | None) -> str:
-    return os.path.join(folder, f"{number:06}{extension}")
 
 
 def _as_user_error(job: Job, error: Exception) -> Exception:

@@ -20,7 +20,7 @@ def test_frames_are_what_the_network_makes_of_them(tmp_path, checkpoint, capsys)
         frames, sharp = tmp_path / "frames", tmp_path / "sharp"
         assert run(film, "-c", checkpoint, "-o", sharp, "--format", "png") == 0
         assert "deblurred 1 of 1" in capsys.readouterr().out
-        assert len(list((sharp / name).iterdir())) == 11
+        assert len(list((sharp / name).glob("*.png"))) == 11
         deep = name == "deep"
         stored = read_frames(film, deep=deep)
         network = Deblurrer(checkpoint)
