@@ -30,7 +30,7 @@ def add_film_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--ten-bit",
         action=argparse.BooleanOptionalAction,
-        help="write 10 bits per channel, or 8 (default: as the input has)",
+        help="compute and write 10 bits per channel, or write 8 (default: as the input has)",
     )
     add("--frames", type=_frames, metavar="A:B", help="only frames A to B-1, from 0; A: and :B too")
     add("--rate", type=_rate, metavar="R", help="frames/s of a folder of frames (default 24)")

@@ -152,7 +152,7 @@ class _Film:
         settled = settle(output, self._options.encoding, deep=info.deep, chroma=info.chroma)
         parts = Parts(output, self._identity(settled))
         with closing(parts):
-            notes = _beginning(parts, info, settled)
+            notes = _beginning(parts, info, settled, self._options.encoding)
             try:
                 if not parts.complete:
                     self._write_parts(source, parts, settled)
@@ -173,7 +173,9 @@ class _Film:
         done = sum(len(part.times) for part in parts.finished())
         writer = PartWriter(parts, settled, info, length, shown(self._job.source))
         with closing(writer), closing(self._start(info, done)) as bar:
-            frames = source.frames(self._options.first + done, self._options.stop)
+            # Rounded once, to what is written.
+            deep = info.deep or settled.bits > 8
+            frames = source.frames(self._options.first + done, self._options.stop, deep=deep)
             computed = self._computed(frames, size)
             write = functools.partial(CLOCK.encode.of, writer.write)
             written = map_ahead(write, computed, threads=1, ahead=_AHEAD)
@@ -192,22 +194,21 @@ class _Film:
             self._frames_identity(extension),
             overwrite=options.overwrite,
         )
-        missing = (n for n in itertools.count(options.first) if n not in single.kept)
-        first = next(missing)
-        numbers = itertools.chain([first], missing)
+        ten_bit = options.encoding.ten_bit
+        deep = source.info.deep if ten_bit is None else ten_bit
+        numbers = single.missing(options.first)
+        first = next(single.missing(options.first))
         wanted = (
             frame
-            for number, frame in enumerate(source.frames(first, options.stop), first)
+            for number, frame in enumerate(source.frames(first, options.stop, deep=deep), first)
             if number not in single.kept
         )
 
         def write(item: tuple[int, FilmFrame]) -> tuple[int, tuple[str, ...]]:
             number, frame = item
+            path, image = single.path(number), Image(frame.pixels)
             with CLOCK.encode:
-                lost = write_image(
-                    single.path(number), Image(frame.pixels), quality=options.quality
-                )
-            return number, lost
+                return number, write_image(path, image, quality=options.quality)
 
         def begun(frames: Iterable[FilmFrame]) -> Iterator[tuple[int, FilmFrame]]:
             for pair in zip(numbers, frames):
@@ -289,7 +290,8 @@ class _Film:
     def _frames_identity(self, extension: str) -> dict[str, str]:
         """What single frames depend on; not on which of them were asked for."""
         lossy = extension in (WRITABLE["JPEG"], WRITABLE["WEBP"])
-        return {**self._origin(), **({"--quality": str(self._options.quality)} if lossy else {})}
+        identity = {**self._origin(), "--ten-bit": str(self._options.encoding.ten_bit)}
+        return identity | ({"--quality": str(self._options.quality)} if lossy else {})
 
     def _origin(self) -> dict[str, str]:
         status = os.stat(self._job.source)
@@ -307,7 +309,7 @@ def _open(job: Job, options: FilmOptions) -> Source:
     return FrameFolder(job.source, options.rate, max_pixels=options.max_pixels)
 
 
-def _beginning(parts: Parts, info: FilmInfo, settled: Settled) -> list[str]:
+def _beginning(parts: Parts, info: FilmInfo, settled: Settled, wanted: Encoding) -> list[str]:
     """Returns notes on what shows before the first frame is computed."""
     notes = []
     if parts.changed:
@@ -320,6 +322,8 @@ def _beginning(parts: Parts, info: FilmInfo, settled: Settled) -> list[str]:
             f"{info.width}x{info.height} is odd: written as {width}x{height}, its edge repeated; "
             "--codec vp9 or ffv1 keeps it"
         )
+    if settled.bits < info.bits and wanted.ten_bit is not False:
+        notes.append(f"{info.bits} bits per channel become {settled.bits}")
     if info.colors.hdr:
         notes.append("HDR; its values are used as they are stored")
     return notes

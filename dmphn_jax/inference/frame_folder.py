@@ -13,7 +13,7 @@ from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
 from dmphn_jax.images import read_image
 from dmphn_jax.images.core import format_of, to_8_bit
-from dmphn_jax.video.film import FilmFrame, FilmInfo
+from dmphn_jax.video.film import NO_ALPHA, FilmFrame, FilmInfo
 from dmphn_jax.video.reading import VideoError
 
 
@@ -29,22 +29,26 @@ class FrameFolder:
         if not names:
             raise UserError(f"{shown(folder)}: no pictures in this folder to make a film of")
         self._paths = [os.path.join(folder, name) for name in sorted(names, key=_natural)]
-        self._max_pixels = max_pixels
+        self._max_pixels, self._alpha = max_pixels, False
         pixels = self._pixels(self._paths[0])
         self.info = FilmInfo(
             height=pixels.shape[0],
             width=pixels.shape[1],
-            deep=pixels.dtype == np.uint16,
+            bits=8 * pixels.dtype.itemsize,
             time_base=1 / rate,
             rate=rate,
             frames=len(self._paths),
+            chroma="rgb",
         )
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def frames(self, skip: int = 0, stop: int | None = None) -> Iterator[FilmFrame]:
-        """Yields the frames from number `skip` on, before `stop`."""
+    def frames(
+        self, skip: int = 0, stop: int | None = None, *, deep: bool | None = None
+    ) -> Iterator[FilmFrame]:
+        """Yields the frames from number `skip` on, before `stop`; as deep as the first if None."""
+        deep = self.info.deep if deep is None else deep
         for number, path in list(enumerate(self._paths))[skip:stop]:
             pixels = self._pixels(path)
             if pixels.shape[:2] != (self.info.height, self.info.width):
@@ -52,14 +56,16 @@ class FrameFolder:
                     f"{shown(path)}: {pixels.shape[1]}x{pixels.shape[0]}, where the frames before "
                     f"it have {self.info.width}x{self.info.height}; a film has one size"
                 )
-            yield FilmFrame(_as_deep(pixels) if self.info.deep else _as_shallow(pixels), number)
+            yield FilmFrame(_as_deep(pixels) if deep else _as_shallow(pixels), number)
 
     def notes(self) -> list[str]:
-        """Nothing is lost."""
-        return []
+        """Tells what of the pictures is lost."""
+        return [NO_ALPHA] if self._alpha else []
 
     def _pixels(self, path: str) -> np.ndarray:
-        return read_image(path, max_pixels=self._max_pixels).pixels
+        image = read_image(path, max_pixels=self._max_pixels)
+        self._alpha = self._alpha or image.alpha is not None
+        return image.pixels
 
 
 def _as_deep(pixels: np.ndarray) -> np.ndarray:

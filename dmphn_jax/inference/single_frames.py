@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from dmphn_jax.errors import UserError
@@ -45,6 +47,10 @@ class SingleFrames:
     def path(self, number: int) -> str:
         """Returns where a frame is."""
         return os.path.join(self._folder, f"{number:06}{self._extension}")
+
+    def missing(self, first: int) -> Iterator[int]:
+        """Yields the numbers from `first` on, without end, of frames that are not kept."""
+        return (number for number in itertools.count(first) if number not in self.kept)
 
     def begin(self) -> None:
         """Before the first frame is written: notes whose they are, or no longer are, in whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ class Colors:
     """How a film's numbers mean colours: ITU-T H.273 code points; 2 where the film does not say.
 
     Attributes:
-      matrix: between RGB and YUV: 1 BT.709, 5 and 6 BT.601, 9 BT.2020.
+      matrix: between RGB and YUV: 0 none, 1 BT.709, 5 and 6 BT.601, 9 BT.2020.
       full: whether 0 is black and the largest number white; else 16 and 235 are, of 8 bits.
       primaries: of the three lights.
       transfer: from light to number.
@@ -38,6 +38,10 @@ class Colors:
     def hdr(self) -> bool:
         """Whether the transfer is PQ or HLG."""
         return self.transfer in _HDR_TRANSFERS
+
+    def as_rgb(self) -> Colors:
+        """Returns those of the same lights where RGB is stored."""
+        return replace(self, matrix=_RGB, full=True)
 
     @classmethod
     def of(cls, frame: VideoFrame) -> Colors:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
+
+if TYPE_CHECKING:
+    from av import VideoFormat
 
 # Extension -> FFmpeg's name of the container, and the codecs it holds; the first is its default.
 _CONTAINERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -65,7 +69,7 @@ class Encoding:
     Attributes:
       codec: a name of `CODECS`; the container's usual one if None.
       crf: constant quality, 0 the best; the codec's usual one if None.
-      ten_bit: 10 bits per channel, or 8; as the input has if None.
+      ten_bit: 10 bits per channel (16 of RGB in FFV1), or 8; as the input has if None.
     """
 
     codec: str | None = None
@@ -81,6 +85,16 @@ class Settled:
     crf: int | None
     pixel_format: str
     container: str
+
+    @property
+    def bits(self) -> int:
+        """Per channel."""
+        return _format(self.pixel_format).components[0].bits
+
+    @property
+    def rgb(self) -> bool:
+        """Whether RGB is stored, not YUV."""
+        return _format(self.pixel_format).is_rgb
 
     @property
     def options(self) -> dict[str, str]:
@@ -149,11 +163,19 @@ def settle(
     formats = [known.name for known in encoder.video_formats or ()]
     depth = "10le" if deep else ""
     wanted = [f"yuv{chroma}p{depth}", f"yuv420p{depth}", "yuv422p10le"]
+    if name == "ffv1" and chroma == "rgb":  # a lossless codec: no other numbers, none left out
+        wanted = ["gbrp16le" if deep else "bgr0"]
     fitting = [pixel_format for pixel_format in wanted if pixel_format in formats]
-    if not fitting or (deep and "10" not in fitting[0]):
+    if not fitting or (deep and _format(fitting[0]).components[0].bits == 8):
         raise UserError(f"--ten-bit: {name} is written with 8 bits here; take h265, av1 or ffv1")
     crf = CODECS[name].crf if encoding.crf is None else encoding.crf
     return Settled(name, crf, fitting[0], _CONTAINERS[_extension(output)][0])
+
+
+def _format(name: str) -> VideoFormat:
+    import av
+
+    return av.VideoFormat(name)
 
 
 def _extension(path: str | os.PathLike[str]) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _USUAL_RATE = Fraction(25)  # where a file says none
 _ENOUGH = 0.9  # of the frames a length says
+NO_ALPHA = "its transparency is not kept"
 _MOST = 1000  # frames per second that are believed: of a file that says none FFmpeg tells its clock
 
 
@@ -36,24 +37,29 @@ class FilmInfo:
 
     Attributes:
       height, width: of the frames, upright.
-      deep: whether they are uint16, for a film of more than 8 bits.
+      bits: per channel, as stored.
       time_base: seconds per tick of the frames' times.
       rate: frames per second, the mean where it varies.
       frames: how many the file promises; 0 if it does not.
       colors: what the stored numbers mean.
-      chroma: "420", "422" or "444": how the colour difference is stored.
+      chroma: "420", "422" or "444": how the colour difference is stored; "rgb" where none is.
       aspect: width to height of a pixel, upright.
     """
 
     height: int
     width: int
-    deep: bool
+    bits: int
     time_base: Fraction
     rate: Fraction
     frames: int
     colors: Colors = field(default_factory=Colors)
     chroma: str = "420"
     aspect: Fraction = Fraction(1)
+
+    @property
+    def deep(self) -> bool:
+        """Whether frames are uint16 unless asked for otherwise: those of more than 8 bits."""
+        return self.bits > 8
 
     @property
     def step(self) -> int:
@@ -66,8 +72,8 @@ class Source(Protocol):
 
     info: FilmInfo
 
-    def frames(self, skip: int, stop: int | None) -> Iterator[FilmFrame]:
-        """Yields the frames from number `skip` on, before `stop`, once."""
+    def frames(self, skip: int, stop: int | None, *, deep: bool) -> Iterator[FilmFrame]:
+        """Yields the frames from number `skip` on, before `stop`, once; uint16 if `deep`."""
 
     def notes(self) -> list[str]:
         """Tells, after the last frame, what a person should know."""
@@ -112,8 +118,14 @@ class FilmReader:
         """Closes the file."""
         self._video.container.close()
 
-    def frames(self, skip: int = 0, stop: int | None = None) -> Iterator[FilmFrame]:
-        """Yields the frames from number `skip` on, before `stop`; those before are only decoded."""
+    def frames(
+        self, skip: int = 0, stop: int | None = None, *, deep: bool | None = None
+    ) -> Iterator[FilmFrame]:
+        """Yields the frames from number `skip` on, before `stop`; those before are only decoded.
+
+        Their depth is the film's if `deep` is None; an 8-bit film has finer colours than 8-bit RGB.
+        """
+        deep = self.info.deep if deep is None else deep
         frame, number, last = self._first, 0, None
         size = (frame.width, frame.height) if frame else None
         self._first = None
@@ -125,7 +137,7 @@ class FilmReader:
                     "cut the film there"
                 )
             if number >= skip:
-                pixels = self._converter.to_rgb(frame, deep=self.info.deep)
+                pixels = self._converter.to_rgb(frame, deep=deep)
                 yield FilmFrame(np.rot90(pixels, self._turns), last)
             frame, number = self._decode(), number + 1
         self._ended = frame is None
@@ -142,6 +154,8 @@ class FilmReader:
                 f"{report.frames} frames, where its length says {self.info.frames}; it may be cut "
                 "off"
             )
+        if self._alpha:
+            notes.append(NO_ALPHA)
         if self._interlaced:
             notes.append("interlaced; take it apart (deinterlace) first for the best result")
         return notes
@@ -169,15 +183,18 @@ class FilmReader:
         if self._turns % 2:
             height, width, aspect = width, height, 1 / aspect
         parts = frame.format.components
-        chroma = "420"
+        chroma = "rgb" if frame.format.is_rgb else "420"
         if not frame.format.is_rgb and len(parts) >= 3:
             across, down = frame.width > parts[1].width, frame.height > parts[1].height
             chroma = "420" if down else "422" if across else "444"
         self._interlaced = frame.interlaced_frame
+        # VP9's decoder passes the alpha over, the container tells of it.
+        separate = stream.metadata.get("alpha_mode") == "1"
+        self._alpha = separate or any(part.is_alpha for part in parts)
         return FilmInfo(
             height=height,
             width=width,
-            deep=max(part.bits for part in parts) > 8,
+            bits=max(part.bits for part in parts),
             time_base=time_base or 1 / rate,
             rate=rate,
             frames=self._video.report.expected if believed else int(length * rate),

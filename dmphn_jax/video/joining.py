@@ -17,7 +17,7 @@ from dmphn_jax.files import new_file
 from dmphn_jax.video.colors import Converter
 from dmphn_jax.video.encoding import Settled
 from dmphn_jax.video.film import FilmInfo
-from dmphn_jax.video.parts import Part
+from dmphn_jax.video.parts import Part, written_colors
 from dmphn_jax.video.reading import open_film
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def join(
     source: Path | None,
     cut: bool,
 ) -> list[str]:
-    """Writes the film whole or not at all; returns notes on streams that `output` cannot hold.
+    """Writes the film whole or not at all; returns notes on what of `source` it does not keep.
 
     Packets of sound, subtitles and the rest come from `source` as they are, with their times.
 
@@ -79,12 +79,26 @@ def join(
                 container.metadata.update(
                     {k: v for k, v in original.metadata.items() if k not in _BRANDS}
                 )
-                if not cut and original.chapters():
-                    container.set_chapters(original.chapters())
+                notes += _keep_chapters(container, original, settled, cut)
                 window = (first * info.time_base, last * info.time_base) if cut else None
                 packets.append(_others(original, streams, window))
                 _mux(container, packets)
     return notes
+
+
+def _keep_chapters(
+    container: OutputContainer, original: InputContainer, settled: Settled, cut: bool
+) -> list[str]:
+    """Copies the source's chapters; returns a note where they cannot be kept."""
+    chapters = original.chapters()
+    if not chapters:
+        return []
+    if cut:
+        return ["chapters are not kept: this is a part of the film"]
+    if settled.container == "avi":
+        return ["chapters are not kept: .avi cannot hold them"]
+    container.set_chapters(chapters)
+    return []
 
 
 def _mux(container: OutputContainer, packets: list[Iterator[_Timed]]) -> None:
@@ -99,7 +113,7 @@ def _video_stream(
     with av.open(str(part.path)) as first:
         stream = container.add_stream_from_template(first.streams.video[0], opaque=True)
     stream.time_base = 1 / info.rate if settled.container == "avi" else info.time_base
-    Converter(info.colors).tag(stream.codec_context)
+    Converter(written_colors(info, settled)).tag(stream.codec_context)
     stream.codec_context.sample_aspect_ratio = info.aspect
     if settled.codec == "h265" and settled.container in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"  # what Apple's players ask for
@@ -146,7 +160,7 @@ def _main(container: InputContainer) -> Stream:
 def _copied(
     container: OutputContainer, original: InputContainer, settled: Settled, source: Path
 ) -> tuple[dict[int, Stream], list[str]]:
-    """Adds the source's other streams; returns them by index, and notes on what does not fit."""
+    """Adds the source's other streams; returns them by index, and notes on some of them."""
     main = _main(original)
     streams: dict[int, Stream] = {}
     notes = []
@@ -161,6 +175,8 @@ def _copied(
             copied.disposition = stream.disposition
             copied.metadata.update(stream.metadata)
             streams[stream.index] = copied
+            if stream.type == "video" and not stream.disposition & Disposition.attached_pic:
+                notes.append(f"stream {stream.index} (video) is kept as it is, not deblurred")
             continue
         codec = stream.codec_context.name if stream.codec_context else "unknown"
         kind = "cover picture" if stream.disposition & Disposition.attached_pic else stream.type

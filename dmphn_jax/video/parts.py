@@ -15,7 +15,7 @@ import numpy as np
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown, write_atomically
-from dmphn_jax.video.colors import Converter
+from dmphn_jax.video.colors import Colors, Converter
 from dmphn_jax.video.encoding import CODECS, Settled
 from dmphn_jax.video.film import FilmFrame, FilmInfo, why_not
 from dmphn_jax.video.reading import VideoError
@@ -145,7 +145,7 @@ class PartWriter:
         self._parts, self._settled, self._info, self._length = parts, settled, info, length
         self._name = name
         self._number = len(parts.finished())
-        self._converter = Converter(info.colors)
+        self._converter = Converter(written_colors(info, settled))
         self._open: tuple[Path, OutputContainer, VideoStream] | None = None
         self._times: list[int] = []
         self._order: list[int] = []  # the frames' times in the order of their packets
@@ -244,6 +244,11 @@ def _delay(order: list[int]) -> int:
     """Returns by how many places a packet comes after that of a frame shown later, at most."""
     rank = {time: place for place, time in enumerate(sorted(order))}
     return max(place - rank[time] for place, time in enumerate(order))
+
+
+def written_colors(info: FilmInfo, settled: Settled) -> Colors:
+    """Returns what the numbers of the film as written mean."""
+    return info.colors.as_rgb() if settled.rgb else info.colors
 
 
 def written_size(info: FilmInfo, settled: Settled) -> tuple[int, int]:

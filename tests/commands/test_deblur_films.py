@@ -40,6 +40,20 @@ def read_frames(path, *, deep):
         return [frame.pixels for frame in reader.frames()]
 
 
+@pytest.mark.parametrize("stored", ["yuv420p", "yuv420p10le"])
+@pytest.mark.parametrize(
+    ("flags", "written"),
+    [([], None), (["--ten-bit"], "yuv420p10le"), (["--no-ten-bit"], "yuv420p")],
+)
+def test_ten_bits_or_eight_as_told(tmp_path, checkpoint, inverter, stored, flags, written):
+    make = {"codec": "ffv1", "pixel_format": stored}
+    film, out = make_film(tmp_path / "a.mkv", pictures(3), sound=None, **make), tmp_path / "b.mkv"
+    assert run(film, "-c", checkpoint, "-o", out, *flags) == 0
+    made = facts(out)
+    assert made.pixel_format == (written or stored)
+    assert made.codec == ("hevc" if made.pixel_format == "yuv420p10le" else "h264")
+
+
 def test_a_folder_of_films_and_pictures(tmp_path, checkpoint, inverter, capsys):
     mixed, out = tmp_path / "mixed", tmp_path / "out"
     (mixed / "sub").mkdir(parents=True)

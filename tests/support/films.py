@@ -84,8 +84,8 @@ def _add_tone(container, stream, seconds):
     container.mux(stream.encode())
 
 
-def remake(path, source, *, cover=False, subtitles=None):
-    """Copies a film's packets to another, beside a cover picture or SubRip subtitles."""
+def remake(path, source, *, cover=False, subtitles=None, chapters=None, second=None):
+    """Copies a film's packets to another, beside a cover, SubRip, chapters or a second film."""
     import av
     from av.stream import Disposition
 
@@ -96,6 +96,15 @@ def remake(path, source, *, cover=False, subtitles=None):
             (stream, container.add_stream_from_template(stream, opaque=True))
             for stream in original.streams
         ]
+        if chapters:
+            container.set_chapters(chapters)
+        if second:
+            beside = stack.enter_context(av.open(str(second)))
+            copied = container.add_stream_from_template(beside.streams.video[0], opaque=True)
+            for packet in beside.demux(video=0):
+                if packet.size:
+                    packet.stream = copied
+                    container.mux(packet)
         if cover:
             still = container.add_stream("mjpeg")
             still.width = still.height = 32

@@ -82,7 +82,7 @@ def test_chroma_is_told(tmp_path, chroma):
 
 def test_part_lengths():
     def info(height, width):
-        return FilmInfo(height, width, False, Fraction(1, 30), Fraction(30), 0)
+        return FilmInfo(height, width, 8, Fraction(1, 30), Fraction(30), 0)
 
     assert part_length(info(720, 1280), 1) == 238
     assert part_length(info(2160, 3840), 8) == 32
