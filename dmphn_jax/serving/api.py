@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -74,6 +75,14 @@ class Api:
                 },
             }
         )
+
+    async def places(self, request: Request) -> Response:
+        """How many pictures and films would be taken now: a file need not be sent to learn it."""
+        places = self._service.places
+        free = places.free
+        films = self._service.films.free if free else 0
+        wait = math.ceil(places.wait)
+        return JSONResponse({"pictures": free, "films": films, "seconds": max(1, wait)})
 
     async def deblur(self, request: Request) -> Response:
         """A picture in, the same picture deblurred out."""
@@ -202,7 +211,7 @@ def _picture_response(output: Path, name: str, done: Done) -> Response:
 async def _while_connected(request: Request, work: Future[Value], seconds: float) -> Value:
     """Waits for work as long as the client does, and gives it up else.
 
-    Raises ClientDisconnect, Refusal, 503, for what takes too long, or Stopped.
+    Raises ClientDisconnect, Refusal, 504, for what takes too long, or Stopped.
     """
     working = asyncio.wrap_future(work)
     gone = asyncio.create_task(_disconnected(request))
@@ -215,7 +224,7 @@ async def _while_connected(request: Request, work: Future[Value], seconds: float
             return working.result()
         if gone.done():
             raise ClientDisconnect
-        raise Refusal(503, f"not done within {seconds:.0f} s", retry_after=60)
+        raise Refusal(504, f"not done within {seconds:g} s")
     finally:
         gone.cancel()
         working.cancel()
@@ -241,7 +250,7 @@ def _as_refusal(error: Exception, path: Path) -> Exception:
     if out_of_memory(error) or "too large for memory" in str(error):
         return Refusal(413, "too large for this server's memory; make it smaller")
     if os.strerror(errno.ENOSPC) in str(error):
-        return Refusal(503, "this server's disk is full", retry_after=60)
+        return Refusal(507, "this server's disk is full")
     if isinstance(error, UserError):
         text = one_line(error).replace(f"{shown(path)}: ", "").replace(shown(path.parent), "")
         return Refusal(422, text)

@@ -52,6 +52,7 @@ def build(service: Service) -> ASGIApp:
         Route("/metrics", _metrics(service)),
         Route("/session", _session(service), methods=["POST"]),
         Route("/v1/model", api.model),
+        Route("/v1/places", api.places),
         Route("/v1/deblur", api.deblur, methods=["POST"]),
         Route("/v1/films", api.post_film, methods=["POST"]),
         Route("/v1/films/{id}", api.get_film, methods=["GET"]),

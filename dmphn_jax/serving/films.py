@@ -120,6 +120,11 @@ class Films:
     def __len__(self) -> int:
         return len(self._held) + self._coming
 
+    @property
+    def free(self) -> int:
+        """How many films would be taken now."""
+        return max(0, self._limits.films - len(self)) if PYAV else 0
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Holds a place for a film that comes in; raises Refusal if none is taken now."""

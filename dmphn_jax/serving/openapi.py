@@ -28,7 +28,9 @@ _REFUSALS = {
     421: "the server is not called that",
     422: "the file cannot be used; the reason names why",
     501: "this server takes no films",
-    503: "full, stopping, or not done in time; Retry-After says when to ask again",
+    503: "full, or stopping; Retry-After says when to ask again",
+    504: "not done in time",
+    507: "the server's disk is full",
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _HOW = [
@@ -73,7 +75,7 @@ def document() -> Json:
 
 
 def _paths() -> Json:
-    film, model, health = (_json(name) for name in ("Film", "Model", "Health"))
+    film, model, places, health = map(_json, ("Film", "Model", "Places", "Health"))
     return {
         "/v1/deblur": {
             "post": {
@@ -90,7 +92,7 @@ def _paths() -> Json:
                         "Dmphn-Notes what could not be kept",
                         "content": {"image/*": _BINARY},
                     },
-                    **_refusals(400, 401, 403, 408, 413, 415, 421, 422, 503),
+                    **_refusals(400, 401, 403, 408, 413, 415, 421, 422, 503, 504, 507),
                 },
                 "x-example": "curl --data-binary @photo.jpg -o sharp.jpg "
                 "http://127.0.0.1:8080/v1/deblur",
@@ -106,7 +108,7 @@ def _paths() -> Json:
                 "requestBody": _body("film"),
                 "responses": {
                     "202": {"description": "taken; Location tells where to ask", **film},
-                    **_refusals(400, 401, 403, 408, 413, 415, 421, 422, 501, 503),
+                    **_refusals(400, 401, 403, 408, 413, 415, 421, 422, 501, 503, 507),
                 },
                 "x-example": "curl -F film=@in.mp4 http://127.0.0.1:8080/v1/films",
             }
@@ -152,6 +154,16 @@ def _paths() -> Json:
                 },
             }
         },
+        "/v1/places": {
+            "get": {
+                "operationId": "getPlaces",
+                "summary": "How many pictures and films would be taken now.",
+                "responses": {
+                    "200": {"description": "free places; seconds: when to ask again", **places},
+                    **_refusals(401, 421, 503),
+                },
+            }
+        },
         "/healthz": {
             "get": {
                 "operationId": "healthz",
@@ -192,6 +204,7 @@ def _schemas() -> Json:
             films={"type": "boolean"},
             limits={"type": "object", "additionalProperties": number},
         ),
+        "Places": _object(pictures=whole, films=whole, seconds=whole),
         "Film": _object(
             id=text,
             name=text,

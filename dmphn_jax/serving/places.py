@@ -38,11 +38,16 @@ class Places:
         finally:
             self.taken -= 1
 
-    def look(self) -> None:
-        """Raises Refusal, 503, if there is no free place."""
+    @property
+    def free(self) -> int:
+        """How many are free; raises Refusal, 503, once nobody is let in."""
         if self.closed:
             raise Refusal(503, "this server is stopping", retry_after=10)
-        if self.taken >= self._count:
+        return self._count - self.taken
+
+    def look(self) -> None:
+        """Raises Refusal, 503, if there is no free place."""
+        if not self.free:
             raise Refusal(503, "the queue is full; come back later", retry_after=self.wait)
 
     @property

@@ -96,6 +96,8 @@ def test_a_film_that_is_dropped_stops(held, film):
     assert held.deblurrer.begun.acquire(timeout=WAIT)
     states = [held.get(address_of(each)).json["state"] for each in (running_one, waiting)]
     assert states == ["running", "queued"]
+    places = held.get("/v1/places").json
+    assert (places["pictures"] > 0, places["films"]) == (True, 0)
     full = held.ask("POST", "/v1/films", film.read_bytes())
     assert (full.status, full.headers["Retry-After"]) == (503, "60")
     early = held.get(f"{address_of(running_one)}/result")

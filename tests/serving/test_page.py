@@ -290,10 +290,43 @@ def test_a_full_queue_is_waited_for_and_cancelling_gives_the_place_up(opened, ph
         tabs[0].choose(photo)
         assert deblurrer.begun.acquire(timeout=WAIT)
         tabs[1].choose(photo)
-        tabs[1].page.locator("#said", has_text=re.compile("^the queue is full")).wait_for()
+        tabs[1].page.locator("#said", has_text=re.compile(r"^The queue is full\. Asking again in \d+ s")).wait_for()
         tabs[0].page.click("#cancel")
         tabs[0].page.wait_for_selector("#status", state="hidden")
         assert tabs[0].page.locator("#trouble").is_hidden()
         until(lambda: client.service.places.taken == 0 or len(deblurrer.seen) > 1)
         deblurrer.hold.set()
         tabs[1].page.wait_for_selector(DONE)
+
+
+def posts(tab, path):
+    """How often a tab has sent a file."""
+    return [urlsplit(url).path for url in tab.asked].count(path)
+
+
+def test_a_picture_that_takes_too_long_is_sent_once(opened, photo):
+    deblurrer = Negative(hold=threading.Event())
+    with running(deblurrer, seconds=0.1) as client:
+        tab = opened(f"http://127.0.0.1:{client.port}/")
+        tab.choose(photo)
+        tab.page.locator("#trouble", has_text="a photo.png: not done within 0.1 s.").wait_for()
+        assert tab.page.locator("#status").is_hidden()
+        assert tab.page.locator("#again").is_visible()
+        assert posts(tab, "/v1/deblur") == 1
+        deblurrer.hold.set()
+
+
+def test_a_film_is_not_sent_where_there_is_no_place_for_it(opened, tmp_path):
+    film = make_film(tmp_path / "a film.mp4", pictures(8))
+    deblurrer = Negative(hold=threading.Event())
+    with running(deblurrer, films=1) as client:
+        other = client.ask("POST", "/v1/films", film.read_bytes()).json["id"]
+        tab = opened(f"http://127.0.0.1:{client.port}/")
+        tab.choose(film)
+        tab.page.locator("#trouble", has_text="holds no more films now").wait_for()
+        assert posts(tab, "/v1/films") == 0
+        assert client.ask("DELETE", f"/v1/films/{other}").status == 204
+        deblurrer.hold.set()
+        tab.page.click("#again")
+        tab.page.wait_for_selector("#film:not([hidden])")
+        assert posts(tab, "/v1/films") == 1

@@ -1,6 +1,6 @@
 // What happens on the page: a file comes in, goes to the server, and the result is shown.
 
-import { Trouble, ask, nameIn, post, sleep } from "./transfer.js";
+import { Trouble, ask, nameIn, post, postInTurn, sleep } from "./transfer.js";
 import { Viewer } from "./viewer.js";
 
 const by = (id) => document.getElementById(id);
@@ -138,7 +138,7 @@ async function runPicture(signal) {
       ticking = null;
       say(text);
     };
-    const answer = await post(`v1/deblur${query()}`, "image", file, { told, waits, signal });
+    const answer = await postInTurn(`v1/deblur${query()}`, "image", file, { told, waits, signal });
     const url = kept(answer.response);
     note(answer.getResponseHeader("Dmphn-Notes"));
     const link = by("download");
@@ -159,9 +159,12 @@ async function runPicture(signal) {
 async function runFilm(signal) {
   if (!model.films) throw new Trouble("This server takes pictures, no films.");
   check(model.limits.film_bytes);
+  // Asked before it is sent: films are large.
+  const { films } = await ask("v1/places", { signal });
+  if (!films) throw new Trouble("This server holds no more films now; try again in a while.");
   say("Sending the film", 0);
   const told = (share) => say(share === 1 ? "Looking at the film" : `Sending the film: ${Math.round(100 * share)} %`, share);
-  const answer = await post(`v1/films${query()}`, "film", file, { told, waits: say, signal });
+  const answer = await post(`v1/films${query()}`, "film", file, { told, signal });
   const film = JSON.parse(await answer.response.text());
   sessionStorage.setItem("film", film.id);
   await follow(film.id, signal);

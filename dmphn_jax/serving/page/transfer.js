@@ -1,19 +1,45 @@
 // Sending files, with progress, and reading what comes back.
 
-export class Trouble extends Error {}
+const SENDINGS = 3; // of a picture that found the queue full after all
+const ASKINGS = 20; // for a place before each
 
-// Posts a file in a form's field. `told` gets the share that is sent, from 0 to 1. Waits and asks
-// again where the queue is full. Resolves to the XMLHttpRequest, its response a Blob.
-export async function post(address, field, file, { told, waits, signal }) {
-  for (;;) {
-    const request = await once(address, field, file, told, signal);
-    if (request.status >= 200 && request.status < 300) return request;
-    const detail = await reason(request.response, request.status);
-    const seconds = Number(request.getResponseHeader("Retry-After"));
-    if (request.status !== 503 || !seconds) throw new Trouble(`${file.name}: ${detail}.`);
-    waits(`${detail}. Asking again in ${seconds} s.`);
-    await sleep(seconds, signal);
+export class Trouble extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
   }
+}
+
+// Posts a picture as `post` does, once the queue has a place: `waits` is told what it waits for.
+export async function postInTurn(address, field, file, { told, waits, signal }) {
+  for (let sendings = 1; ; sendings++) {
+    await turn(waits, signal);
+    try {
+      return await post(address, field, file, { told, signal });
+    } catch (error) {
+      if (error.status !== 503 || sendings === SENDINGS) throw error;
+    }
+  }
+}
+
+async function turn(waits, signal) {
+  for (let askings = 1; ; askings++) {
+    const { pictures, seconds } = await ask("v1/places", { signal });
+    if (pictures) return;
+    if (askings === ASKINGS) throw new Trouble("The queue is still full; try again later.");
+    for (let left = seconds; left; left--) {
+      waits(`The queue is full. Asking again in ${left} s.`);
+      await sleep(1, signal);
+    }
+  }
+}
+
+// Posts a file in a form's field. `told` gets the share that is sent, from 0 to 1. Resolves to the
+// XMLHttpRequest, its response a Blob.
+export async function post(address, field, file, { told, signal }) {
+  const request = await once(address, field, file, told, signal);
+  if (request.status >= 200 && request.status < 300) return request;
+  throw new Trouble(`${file.name}: ${await reason(request.response, request.status)}.`, request.status);
 }
 
 function once(address, field, file, told, signal) {
@@ -49,7 +75,7 @@ export async function ask(address, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Trouble("The server cannot be reached.");
   }
-  if (!answer.ok) throw new Trouble(await reason(await answer.blob(), answer.status));
+  if (!answer.ok) throw new Trouble(await reason(await answer.blob(), answer.status), answer.status);
   return answer.status === 204 ? null : answer.json();
 }
 
@@ -63,10 +89,14 @@ export function nameIn(request, otherwise) {
 
 export function sleep(seconds, signal) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, 1000 * seconds);
-    signal.addEventListener("abort", () => {
+    const stopped = () => {
       clearTimeout(timer);
       reject(new DOMException("", "AbortError"));
-    }, { once: true });
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stopped);
+      resolve();
+    }, 1000 * seconds);
+    signal.addEventListener("abort", stopped, { once: true });
   });
 }
