@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import PIL.Image
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
 
 from dmphn_jax.errors import UserError, nearest, one_line, out_of_memory
 from dmphn_jax.files import shown
@@ -28,6 +27,7 @@ from dmphn_jax.serving.engine import ENSEMBLES, How, Stopped
 from dmphn_jax.serving.films import Film, State
 from dmphn_jax.serving.pictures import Done
 from dmphn_jax.serving.refusal import Refusal
+from dmphn_jax.serving.results import FilmResult, Temporary
 from dmphn_jax.video.encoding import EXTENSIONS, film_name, is_film
 
 if TYPE_CHECKING:
@@ -35,17 +35,6 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 log = logging.getLogger("dmphn.serve")
-
-
-class Temporary(FileResponse):
-    """A file that is removed, with its folder, once it is sent or the client has gone."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
 class Api:
@@ -143,7 +132,7 @@ class Api:
             raise Refusal(409, f"this film failed: {film.detail}")
         if film.state is not State.DONE:
             raise Refusal(409, f"this film is {film.state}", retry_after=5)
-        return FileResponse(film.output, filename=film.name)
+        return FilmResult(film)
 
     async def delete_film(self, request: Request) -> Response:
         """Stops and forgets a film."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dmphn_jax.inference.pipeline import Result
 
 _BYTES = 128  # of a frame's pixel: about ten frames are on their way at once
+_REPORTS = 64  # of films that failed, which hold no place
 PYAV = importlib.util.find_spec("av") is not None
 
 
@@ -52,6 +53,7 @@ class Film:
       detail: why it failed.
       notes: what the result could not keep.
       seconds: that it has run, or ran.
+      fetched: its result has been sent, whole and in one piece.
     """
 
     def __init__(self, folder: Path, name: str, how: How) -> None:
@@ -62,6 +64,7 @@ class Film:
         self.done = 0
         self.detail: str | None = None
         self.notes: tuple[str, ...] = ()
+        self.fetched = False
         self.stop = threading.Event()
         self._begun = self._ended = 0.0
 
@@ -118,22 +121,27 @@ class Films:
         self._coming = 0
 
     def __len__(self) -> int:
-        return len(self._held) + self._coming
+        return sum(film.state is not State.FAILED for film in self._held.values()) + self._coming
 
     @property
     def free(self) -> int:
         """How many films would be taken now."""
-        return max(0, self._limits.films - len(self)) if PYAV else 0
+        return max(0, self._limits.films - len(self) + len(self._fetched())) if PYAV else 0
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Holds a place for a film that comes in; raises Refusal if none is taken now."""
+        """Holds a place for a film that comes in; raises Refusal if none is taken now.
+
+        Where all are taken, the oldest film whose result has been fetched makes way.
+        """
         if not self._limits.films:
             raise Refusal(501, "this server takes no films")
         if not PYAV:
             raise Refusal(501, "films need PyAV on the server: pip install 'dmphn_jax[video]'")
-        if len(self) >= self._limits.films:
+        if not self.free:
             raise Refusal(503, "this server holds no more films now", retry_after=60)
+        if len(self) >= self._limits.films:
+            self.drop(self._fetched()[0])
         self._coming += 1
         try:
             yield
@@ -161,6 +169,9 @@ class Films:
         film.total = total
         making = begin(self._pool, self._make, source, film)
         self._held[film.id] = film
+        failed = [each.id for each in self._held.values() if each.state is State.FAILED]
+        for id in failed[:-_REPORTS]:
+            del self._held[id]
         return making
 
     def get(self, id: str) -> Film:
@@ -186,6 +197,10 @@ class Films:
         """Stops all films, and waits for the one that runs."""
         self.stop()
         self._pool.shutdown(wait=True)
+
+    def _fetched(self) -> list[Film]:
+        """Returns the films that may make way, the oldest first: they are made in turn."""
+        return [film for film in self._held.values() if film.state is State.DONE and film.fetched]
 
     def _make(self, source: Path, film: Film) -> None:
         from dmphn_jax.inference.films import FilmOptions, run_films

@@ -15,7 +15,7 @@ class Limits:
       queue: pictures under way at once, those still coming in among them.
       seconds: from a picture's arrival to its result, the time in the queue included.
       upload_seconds: that a body may take to come in.
-      films: held at once, waiting, running or done; 0: none are taken.
+      films: held at once, waiting, running or done; 0: none are taken. Failed ones are not held.
       film_bytes: of a film's file.
       film_frames: of a film.
       film_seconds: that a film may be computed.

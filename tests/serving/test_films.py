@@ -104,10 +104,57 @@ def test_a_film_that_is_dropped_stops(held, film):
     assert (early.status, early.detail) == (409, "this film is running")
     for each in (running_one, waiting):
         assert held.ask("DELETE", address_of(each)).status == 204
+    assert held.get("/v1/places").json["films"] == 2  # although one is still being computed
     held.deblurrer.hold.set()
     until(lambda: not list(held.service.folder.iterdir()))
     assert len(held.deblurrer.seen) <= 2  # of 5 batches
     assert len(held.service.films) == 0
+
+
+def test_a_film_that_failed_holds_no_place(film):
+    with running(films=1, film_seconds=1e-9) as client:
+        for _ in range(3):
+            report = ended(client, client.ask("POST", "/v1/films", film.read_bytes()))
+            assert report["state"] == "failed"
+        assert len(client.service.films) == 0
+        until(lambda: not list(client.service.folder.iterdir()))
+
+
+def test_reports_of_failures_are_bounded(film, monkeypatch):
+    monkeypatch.setattr(serving_films, "_REPORTS", 1)
+    with running(film_seconds=1e-9) as client:
+        taken = []
+        for _ in range(3):
+            taken.append(client.ask("POST", "/v1/films", film.read_bytes()))
+            ended(client, taken[-1])
+        assert [client.get(address_of(each)).status for each in taken] == [404, 200, 200]
+
+
+def test_the_oldest_film_that_was_fetched_makes_way_and_no_other(film):
+    with running(films=3) as client:
+        taken = [client.ask("POST", "/v1/films", film.read_bytes()) for _ in range(3)]
+        results = [f"/{ended(client, each)['result']}" for each in taken]
+
+        def states():
+            return [client.get(address_of(each)).status for each in taken]
+
+        def post():
+            return client.ask("POST", "/v1/films", film.read_bytes())
+
+        # Looked at in a player, or asked about: neither is fetched.
+        assert client.get(results[0], Range="bytes=0-").status == 206
+        assert client.ask("HEAD", results[0]).status == 200
+        assert client.get("/v1/places").json["films"] == 0
+        assert post().status == 503
+        for result in reversed(results[1:]):
+            assert client.get(result).status == 200
+        until(lambda: client.get("/v1/places").json["films"] == 2)
+        assert post().status == 202
+        assert states() == [200, 404, 200]
+        assert post().status == 202
+        assert states() == [200, 404, 404]
+        assert post().status == 503
+        until(lambda: len(list(client.service.folder.iterdir())) == 3)
 
 
 def test_a_film_is_kept_for_a_while_only(film):
