@@ -11,10 +11,14 @@ const PASSES = {
   shifts: "shifted patches: no seams, 2 to 4 times slower",
 };
 
+const GONE = 404; // a film that failed, or is not there any more
+
 const viewer = new Viewer();
 let model = null;
 let file = null;
 let work = new AbortController(); // what is under way
+let filming = false; // a film is
+let dropped = Promise.resolve(); // the last film that was to be
 const urls = [];
 
 const started = start();
@@ -39,7 +43,7 @@ async function start() {
   by("stages-label").hidden = model.stages === 1;
   for (const name of model.ensembles) by("ensemble").add(new Option(PASSES[name], name));
   const film = sessionStorage.getItem("film");
-  if (film) follow(film, work.signal).catch(() => idle());
+  if (film && !file) begin((signal) => follow(film, signal));
 }
 
 function takes() {
@@ -50,10 +54,14 @@ function takes() {
 }
 
 function listen() {
-  by("file").onchange = (event) => event.target.files.length && open(event.target.files[0]);
+  by("file").onchange = (event) => {
+    const [chosen] = event.target.files;
+    event.target.value = "";
+    if (chosen) open(chosen);
+  };
   by("options").onsubmit = (event) => {
     event.preventDefault();
-    if (file) run();
+    if (file && mayEnd()) run();
   };
   by("options").onchange = () => (by("again").hidden = !file);
   by("cancel").onclick = () => work.abort();
@@ -78,8 +86,8 @@ function listen() {
 }
 
 function open(chosen) {
+  if (!mayEnd()) return;
   file = chosen;
-  by("file").value = "";
   by("drop").classList.add("small");
   by("limits").hidden = true;
   run();
@@ -90,15 +98,27 @@ function isFilm() {
   return file.type.startsWith("video/") || model.film_extensions.some((end) => name.endsWith(end));
 }
 
-async function run() {
-  work.abort();
-  work = new AbortController();
-  const { signal } = work;
+// Whether what is under way may make way for something else: a film took long.
+function mayEnd() {
+  return !filming || confirm("A film is being deblurred. Stop it, and lose what is done of it?");
+}
+
+function run() {
   clear();
-  try {
+  begin(async (signal) => {
     await started; // a file may be chosen before the server has told what it takes
     if (!model) throw new Trouble("The server has not told what it takes; load the page again.");
     await (isFilm() ? runFilm(signal) : runPicture(signal));
+  });
+}
+
+// Does something in the place of what is under way.
+async function begin(something) {
+  work.abort();
+  work = new AbortController();
+  const { signal } = work;
+  try {
+    await something(signal);
     if (!signal.aborted) idle();
   } catch (error) {
     if (work.signal === signal) fail(error);
@@ -159,6 +179,7 @@ async function runPicture(signal) {
 async function runFilm(signal) {
   if (!model.films) throw new Trouble("This server takes pictures, no films.");
   check(model.limits.film_bytes);
+  await drop(); // the film before
   // Asked before it is sent: films are large.
   const { films } = await ask("v1/places", { signal });
   if (!films) throw new Trouble("This server holds no more films now; try again in a while.");
@@ -170,22 +191,47 @@ async function runFilm(signal) {
   await follow(film.id, signal);
 }
 
-// Asks how far a film is until it is done.
+// Asks how far a film is until it is done. Who stops it has it dropped.
 async function follow(id, signal) {
-  const address = `v1/films/${id}`;
+  filming = true;
   try {
     for (;;) {
-      const film = await ask(address, { signal });
-      if (film.state === "failed") throw new Trouble(`${film.name}: ${film.detail}.`);
+      const film = await askPatiently(`v1/films/${id}`, signal);
       if (film.state === "done") return showFilm(film);
+      if (film.state === "failed") throw new Trouble(`${film.name}: ${film.detail}.`, GONE);
       say(filmProgress(film), film.frames_total ? film.frames_done / film.frames_total : undefined);
       await sleep(1, signal);
     }
   } catch (error) {
-    sessionStorage.removeItem("film");
-    if (error.name === "AbortError") ask(address, { method: "DELETE" }).catch(() => {});
+    if (sessionStorage.getItem("film") === id) {
+      if (error.name === "AbortError") drop();
+      if (error.status === GONE) sessionStorage.removeItem("film");
+    }
     throw error;
+  } finally {
+    filming = false;
   }
+}
+
+// Asks again, ever later, while the server cannot be reached or has a fault of its own.
+async function askPatiently(address, signal) {
+  for (let seconds = 1; ; seconds = Math.min(30, 2 * seconds)) {
+    try {
+      return await ask(address, { signal });
+    } catch (error) {
+      if (!(error instanceof Trouble) || (error.status && error.status < 500)) throw error;
+      say(`${error.message} Asking again in ${seconds} s.`);
+      await sleep(seconds, signal);
+    }
+  }
+}
+
+// Has the server drop this page's film, if there is one. Resolves once it has.
+function drop() {
+  const id = sessionStorage.getItem("film");
+  sessionStorage.removeItem("film");
+  if (id) dropped = ask(`v1/films/${id}`, { method: "DELETE" }).catch(() => {});
+  return dropped;
 }
 
 function filmProgress(film) {
