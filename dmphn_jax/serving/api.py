@@ -11,7 +11,9 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,7 +79,8 @@ class Api:
         """A picture in, the same picture deblurred out."""
         how = self._how(request)
         limits = self._limits
-        with self._service.places.place():
+        with ExitStack() as place:
+            place.enter_context(self._service.places.place())
             folder = self._folder()
             stop, working = threading.Event(), None
             try:
@@ -96,8 +99,9 @@ class Api:
                 if isinstance(error, Exception):
                     raise _as_refusal(error, folder / "upload") from error
                 raise
-        request.state.told = f"{done.size[1]}x{done.size[0]} in {done.seconds:.2f} s"
-        return _picture_response(output, result_name(name, header), done)
+            request.state.told = f"{done.size[1]}x{done.size[0]} in {done.seconds:.2f} s"
+            release = place.pop_all().close  # once the result is sent: it lies on the disk
+            return _picture_response(output, result_name(name, header), done, release)
 
     async def post_film(self, request: Request) -> Response:
         """Takes a film; answers at once with its id."""
@@ -189,12 +193,14 @@ def result_name(name: str, header: Header) -> str:
     return (os.path.splitext(name)[0] if format_of(name) else name) + _extension(header)
 
 
-def _picture_response(output: Path, name: str, done: Done) -> Response:
+def _picture_response(
+    output: Path, name: str, done: Done, release: Callable[[], None]
+) -> Response:
     headers = {"Dmphn-Seconds": f"{done.seconds:.3f}"}
     if done.notes:
         headers["Dmphn-Notes"] = "; ".join(done.notes)
     kind = PIL.Image.MIME[format_of(output) or "PNG"]
-    return Temporary(output, filename=name, media_type=kind, headers=headers)
+    return Temporary(output, name, kind=kind, headers=headers, release=release)
 
 
 async def _while_connected(request: Request, work: Future[Value], seconds: float) -> Value:

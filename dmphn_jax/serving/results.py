@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.responses import FileResponse
@@ -10,16 +13,37 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dmphn_jax.serving.films import Film
 
+_TO_TAKE = 1800.0  # seconds that a picture may take to be sent
+
 
 class Temporary(FileResponse):
-    """A file that is removed, with its folder, once it is sent or the client has gone."""
+    """A picture's file; its folder and its place go once it is sent, or the client has gone.
+
+    A client that takes too long for it is cut off: others wait for the place.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        filename: str,
+        *,
+        kind: str,
+        headers: dict[str, str],
+        release: Callable[[], None],
+    ) -> None:
+        """Takes the file, its name for the client, a MIME type, headers, what frees the place."""
+        super().__init__(path, filename=filename, media_type=kind, headers=headers)
+        self._folder, self._release = path.parent, release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(TimeoutError):  # the server then closes the connection
+                async with asyncio.timeout(_TO_TAKE):
+                    await super().__call__(scope, receive, send)
         finally:
-            shutil.rmtree(Path(self.path).parent, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._release()
 
 
 class FilmResult(FileResponse):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import os
-import shutil
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from dmphn_jax.serving.forms import Form
 from dmphn_jax.serving.refusal import Refusal
 
 _SILENCE = 30.0  # seconds without a byte
@@ -51,18 +49,8 @@ async def save(request: Request, folder: Path, field: str, bounds: Bounds) -> tu
             async for chunk in counted.stream():
                 file.write(chunk)
         return path, field + (mimetypes.guess_extension(kind) or "")
-    try:
-        async with counted.form(max_files=1, max_fields=8) as form:
-            upload = form.get(field)
-            if not isinstance(upload, UploadFile):
-                raise Refusal(400, f"no file in the form; its field is called {field!r}")
-            with path.open("wb") as file:
-                await asyncio.to_thread(shutil.copyfileobj, upload.file, file)
-            return path, clean_name(upload.filename or "") or field
-    except HTTPException as error:  # python-multipart's reasons
-        raise Refusal(400, f"not a multipart form: {error.detail}") from None
-    except (KeyError, ValueError, LookupError):  # no boundary; a name in no charset
-        raise Refusal(400, "not a multipart form: its header is damaged") from None
+    form = Form(request.headers["content-type"], field, path)
+    return path, clean_name(await form.read(counted.stream())) or field
 
 
 def clean_name(name: str) -> str:

@@ -1,17 +1,19 @@
 """Bytes, pixels, time, places: what is too much is answered in words, and nothing stays behind."""
 
+import contextlib
 import errno
 import socket
+import tempfile
 import threading
 
 import pytest
 
-from dmphn_jax.images import read_image
+from dmphn_jax.images import Image, encode_image, read_image
 from dmphn_jax.inference.pipeline import Budget
-from dmphn_jax.serving import pictures, protocol, uploads
+from dmphn_jax.serving import pictures, protocol, results, uploads
 from tests.serving.test_api import PICTURES
-from tests.support.pictures import bomb
-from tests.support.serving import WAIT, Negative, head, received, running, until
+from tests.support.pictures import bomb, noise
+from tests.support.serving import WAIT, Negative, form, head, received, running, until
 
 PICTURE = PICTURES["a.png"]
 
@@ -97,6 +99,69 @@ def test_what_takes_too_long_is_told_so():
         assert "Retry-After" not in answer.headers  # the same again would take as long
         deblurrer.hold.set()
         until(lambda: not list(client.service.folder.iterdir()))
+
+
+def large(pixels=1_500_000):
+    """A picture whose file, and whose result, no buffer of a connection holds."""
+    return encode_image(Image(noise(pixels // 1000, 1000, 3)), "BMP")[0]
+
+
+@contextlib.contextmanager
+def unread(client, data):
+    """Sends a picture, and takes nothing of the answer."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", client.port))
+        connection.sendall(head("/v1/deblur", f"Content-Length: {len(data)}") + data)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        yield connection
+
+
+def test_a_result_holds_its_place_until_it_is_sent():
+    data = large()
+    with running(queue=1) as client:
+        with unread(client, data) as connection:
+            assert client.get("/v1/places").json["pictures"] == 0
+            assert client.ask("POST", "/v1/deblur", PICTURE).status == 503
+            taken = 0
+            while taken < len(data):
+                taken += len(connection.recv(1_000_000))
+        until(lambda: client.service.places.taken == 0)
+        until(lambda: not list(client.service.folder.iterdir()))
+        with unread(client, data):
+            assert client.service.places.taken == 1
+        until(lambda: client.service.places.taken == 0)  # the client has gone
+        until(lambda: not list(client.service.folder.iterdir()))
+
+
+def test_who_takes_too_long_for_a_result_is_cut_off(monkeypatch):
+    monkeypatch.setattr(results, "_TO_TAKE", 0.1)
+    with running(queue=1) as client, unread(client, large()):
+        until(lambda: client.service.places.taken == 0)
+        assert list(client.service.folder.iterdir()) == []
+        assert client.ask("POST", "/v1/deblur", PICTURE).status == 200
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_an_upload_lies_on_the_disk_once(held, as_form, tmp_path, monkeypatch):
+    """Also a form's: it goes to its place as it comes, past the folder for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data = noise(2_000_000).tobytes()
+    body, kind = form("image", "a.png", data) if as_form else (data, "image/png")
+    header = head("/v1/deblur", f"Content-Length: {len(body)}", f"Content-Type: {kind}")
+    before = set(held.service.folder.iterdir())
+    with socket.create_connection(("127.0.0.1", held.port)) as connection:
+        connection.sendall(header + body[:-1])
+
+        def come():
+            return [path.stat().st_size for path in held.service.folder.rglob("upload")]
+
+        until(lambda: max(come(), default=0) > len(data) - 100_000)
+        (folder,) = set(held.service.folder.iterdir()) - before
+        assert [path.name for path in folder.iterdir()] == ["upload"]
+        assert list(tmp_path.iterdir()) == []
+        connection.sendall(body[-1:])
+        assert b"not an image" in connection.recv(65536)
 
 
 def test_bytes_are_counted_as_they_come():
