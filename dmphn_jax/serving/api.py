@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 log = logging.getLogger("dmphn.serve")
+_now = time.monotonic
 
 
 class Api:
@@ -86,12 +88,12 @@ class Api:
             try:
                 bounds = uploads.Bounds(limits.upload_bytes, limits.upload_seconds)
                 source, name = await uploads.save(request, folder, "image", bounds)
+                deadline = _Deadline(limits.seconds)
                 pictures = self._service.pictures
-                reading = pictures.read_header(source)
-                header = await _while_connected(request, reading, limits.seconds)
+                header = await _while_connected(request, pictures.read_header(source), deadline)
                 output = folder / f"result{_extension(header)}"
                 working = pictures.start(source, header, output, how, stop)
-                done = await _while_connected(request, working, limits.seconds)
+                done = await _while_connected(request, working, deadline)
                 source.unlink()
             except BaseException as error:
                 stop.set()
@@ -203,7 +205,19 @@ def _picture_response(
     return Temporary(output, name, kind=kind, headers=headers, release=release)
 
 
-async def _while_connected(request: Request, work: Future[Value], seconds: float) -> Value:
+class _Deadline:
+    """So many seconds from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._end = seconds, _now() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, 0 after it."""
+        return max(0.0, self._end - _now())
+
+
+async def _while_connected(request: Request, work: Future[Value], deadline: _Deadline) -> Value:
     """Waits for work as long as the client does, and gives it up else.
 
     Raises ClientDisconnect, Refusal, 504, for what takes too long, or Stopped.
@@ -212,14 +226,14 @@ async def _while_connected(request: Request, work: Future[Value], seconds: float
     gone = asyncio.create_task(_disconnected(request))
     try:
         either: list[asyncio.Future[Any]] = [working, gone]
-        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=deadline.left, return_when=asyncio.FIRST_COMPLETED)
         if working.cancelled():
             raise Stopped
         if working.done():
             return working.result()
         if gone.done():
             raise ClientDisconnect
-        raise Refusal(504, f"not done within {seconds:g} s")
+        raise Refusal(504, f"not done within {deadline.seconds:g} s")
     finally:
         gone.cancel()
         working.cancel()

@@ -10,7 +10,7 @@ import pytest
 
 from dmphn_jax.images import Image, encode_image, read_image
 from dmphn_jax.inference.pipeline import Budget
-from dmphn_jax.serving import pictures, protocol, results, uploads
+from dmphn_jax.serving import api, pictures, protocol, results, uploads
 from tests.serving.test_api import PICTURES
 from tests.support.pictures import bomb, noise
 from tests.support.serving import WAIT, Negative, form, head, received, running, until
@@ -99,6 +99,23 @@ def test_what_takes_too_long_is_told_so():
         assert "Retry-After" not in answer.headers  # the same again would take as long
         deblurrer.hold.set()
         until(lambda: not list(client.service.folder.iterdir()))
+
+
+def test_reading_the_header_is_part_of_the_time_a_picture_has(held, monkeypatch):
+    clock, started, pictures = [0.0], [], held.service.pictures
+    read, start = pictures.read_header, pictures.start
+
+    def slowly(source):
+        reading = read(source)
+        reading.result(WAIT)
+        clock[0] = WAIT  # all of the fixture's limit
+        return reading
+
+    monkeypatch.setattr(api, "_now", lambda: clock[0])
+    monkeypatch.setattr(pictures, "read_header", slowly)
+    monkeypatch.setattr(pictures, "start", lambda *a: started.append(start(*a)) or started[0])
+    answer = held.ask("POST", "/v1/deblur", PICTURE, timeout=WAIT / 2)
+    assert (answer.status, len(started)) == (504, 1)
 
 
 def large(pixels=1_500_000):
