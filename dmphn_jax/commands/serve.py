@@ -111,6 +111,8 @@ def main(argv: list[str]) -> int:
     _check_packages()
     token = _token(args)
     # Slow to import, and not needed for --help.
+    import jax
+
     from dmphn_jax.inference.deblurrer import Deblurrer
     from dmphn_jax.runtime import cache_compilations
     from dmphn_jax.serving import server
@@ -126,6 +128,7 @@ def main(argv: list[str]) -> int:
             checkpoints.resolve(args.checkpoint, quiet=args.quiet),
             stages=args.stages,
             precision=args.precision,
+            devices=jax.local_devices()[:1],  # each more would compile every size once more
             tile=args.tile,
             overlap=args.overlap,
         )

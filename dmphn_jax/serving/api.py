@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import json
 import logging
@@ -58,14 +59,7 @@ class Api:
                 "ensembles": list(self._service.ensembles),
                 "films": self._service.takes_films,
                 "film_extensions": EXTENSIONS,
-                "limits": {
-                    "upload_bytes": self._limits.upload_bytes,
-                    "pixels": self._limits.pixels,
-                    "seconds": self._limits.seconds,
-                    "film_bytes": self._limits.film_bytes,
-                    "film_frames": self._limits.film_frames,
-                    "keep_seconds": self._limits.keep_seconds,
-                },
+                "limits": dataclasses.asdict(self._limits),
             }
         )
 

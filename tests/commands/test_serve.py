@@ -81,6 +81,62 @@ def test_wrong_numbers_are_told(capsys, arguments):
     assert f"argument {arguments[0]}: " in capsys.readouterr().err
 
 
+LIMITS = {
+    "--max-upload": ("1M", "upload_bytes", 1_000_000),
+    "--max-pixels": ("2M", "pixels", 2_000_000),
+    "--queue": ("3", "queue", 3),
+    "--seconds": ("4.5", "seconds", 4.5),
+    "--upload-seconds": ("5", "upload_seconds", 5),
+    "--films": ("6", "films", 6),
+    "--max-film": ("7M", "film_bytes", 7_000_000),
+    "--film-frames": ("8", "film_frames", 8),
+    "--film-seconds": ("9.5", "film_seconds", 9.5),
+    "--keep-seconds": ("10", "keep_seconds", 10),
+}
+
+
+@pytest.fixture(scope="module")
+def told(checkpoint, compiled_once):
+    """What a server tells of its limits that was given all of them."""
+    flags = [word for flag, (value, _, _) in LIMITS.items() for word in (flag, value)]
+    with process("-c", checkpoint, "-q", *flags) as started:
+        yield started.client.get("/v1/model").json["limits"]
+
+
+@pytest.mark.parametrize("flag", LIMITS)
+def test_a_limit_that_is_given_is_the_servers(told, flag):
+    _, name, value = LIMITS[flag]
+    assert told[name] == value
+
+
+def test_there_is_no_other_limit(told):
+    assert set(told) == {name for _, name, _ in LIMITS.values()}
+
+
+def test_one_device_computes_the_sizes_of_warm_before_it_is_ready(checkpoint, capfd, monkeypatch):
+    import jax
+
+    from dmphn_jax.inference import deblurrer
+    from dmphn_jax.inference.pending import Ready
+
+    computed = []
+
+    def submit(self, images):
+        computed.append((images.shape[1:3], self.devices))
+        if images.shape[1:3] == (64, 32):  # the last: ends the server
+            raise serve.UserError("enough")
+        return Ready(images)
+
+    local = [*jax.local_devices(), *jax.local_devices()]
+    monkeypatch.setattr(jax, "local_devices", lambda: local)
+    monkeypatch.setattr(deblurrer.Deblurrer, "submit", submit)
+    sizes = ["--warm", "40x48", "64x32"]
+    assert run_command(serve.main, ["-c", checkpoint, "--port", "0", "-q", *sizes]) == 2
+    assert [size for size, _ in computed] == [(256, 256), (40, 48), (64, 32)]
+    assert {devices for _, devices in computed} == {tuple(local[:1])}
+    assert capfd.readouterr().out == ""  # no word of being ready
+
+
 def test_it_says_where_it_is_and_ends_at_an_interrupt(checkpoint, compiled_once):
     token = "a token + of some length"
     with process("-c", checkpoint, "--host", "0.0.0.0", "-q", DMPHN_SERVE_TOKEN=token) as started:

@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -51,6 +52,18 @@ def test_what_is_computed_is_the_networks_after_programs_were_forgotten(started,
     for stages in (1, 2, 1):
         result = computing.start(image, How(stages), GO_ON).result(WAIT)
         np.testing.assert_array_equal(result, expected[stages])
+
+
+def test_a_size_that_was_warmed_compiles_nothing_more(started):
+    network = Deblurrer(params=random_params(CONFIG), config=CONFIG, devices=jax.local_devices()[:1])
+    computing, program = started(network), network.programs.quantised
+    computing.warm_up([(16, 20), (24, 8)]).result(WAIT)
+    assert computing.ready.is_set()
+    compiled = program._cache_size()
+    assert compiled >= 2
+    for size in ((24, 8), (16, 20)):
+        computing.start(noise(1, *size, 3), How(2), GO_ON).result(WAIT)
+    assert program._cache_size() == compiled
 
 
 def test_tiles_stop_between_two_of_them(started, monkeypatch):
