@@ -189,9 +189,7 @@ def result_name(name: str, header: Header) -> str:
     return (os.path.splitext(name)[0] if format_of(name) else name) + _extension(header)
 
 
-def _picture_response(
-    output: Path, name: str, done: Done, release: Callable[[], None]
-) -> Response:
+def _picture_response(output: Path, name: str, done: Done, release: Callable[[], None]) -> Response:
     headers = {"Dmphn-Seconds": f"{done.seconds:.3f}"}
     if done.notes:
         headers["Dmphn-Notes"] = "; ".join(done.notes)

@@ -13,7 +13,7 @@ class Limits:
       upload_bytes: of a picture's file, counted as it comes in.
       pixels: of a picture, or of a film's frame, by the size it declares.
       queue: pictures under way at once, those still coming in or going out among them.
-      seconds: from a picture's arrival, its last byte, to its result, the time in the queue included.
+      seconds: from a picture's last byte to its result, the time in the queue included.
       upload_seconds: that a body may take to come in.
       films: held at once, waiting, running or done; 0: none are taken. Failed ones are not held.
       film_bytes: of a film's file.

@@ -133,8 +133,9 @@ def _paths() -> Json:
         "/v1/films/{id}/result": {
             "get": {
                 "operationId": "getFilmResult",
-                "summary": "The film that came out; it is kept for a while. Once it was sent whole, "
-                "by one request, another film may have its place.",
+                "summary": "The film that came out; it is kept for a while.",
+                "description": "Once it was sent whole, by one request, another film may have its "
+                "place.",
                 "parameters": _ID,
                 "responses": {
                     "200": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import re
 import threading
 from urllib.parse import urlsplit
@@ -13,20 +12,12 @@ import pytest
 
 from dmphn_jax.images import Image, encode_image
 from tests.serving.test_api import turned
-from tests.support.browser import Tab, browser
 from tests.support.deblur import run
 from tests.support.films import make_film, pictures
-from tests.support.pictures import saved
 from tests.support.serving import WAIT, Negative, process, running, until
 
 DONE = "#download:not([hidden])"
 PHONE = {"width": 360, "height": 640}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +32,6 @@ def local(chromium):
     with running() as client:
         client.address = f"http://127.0.0.1:{client.port}/"
         yield client
-
-
-@pytest.fixture
-def opened(chromium):
-    """Opens addresses in tabs, which are closed after the test."""
-    with contextlib.ExitStack() as tabs:
-        yield lambda address, **options: tabs.enter_context(
-            contextlib.closing(Tab(chromium, address, **options))
-        )
-
-
-@pytest.fixture
-def photo(tmp_path):
-    return saved(tmp_path / "a photo.png", pictures(1, (90, 160))[0])
 
 
 def test_a_photograph_goes_through_and_the_download_is_dmphn_deblurs(
@@ -290,18 +267,15 @@ def test_a_full_queue_is_waited_for_and_cancelling_gives_the_place_up(opened, ph
         tabs[0].choose(photo)
         assert deblurrer.begun.acquire(timeout=WAIT)
         tabs[1].choose(photo)
-        tabs[1].page.locator("#said", has_text=re.compile(r"^The queue is full\. Asking again in \d+ s")).wait_for()
+        tabs[1].page.locator(
+            "#said", has_text=re.compile(r"^The queue is full\. Asking again in \d+ s")
+        ).wait_for()
         tabs[0].page.click("#cancel")
         tabs[0].page.wait_for_selector("#status", state="hidden")
         assert tabs[0].page.locator("#trouble").is_hidden()
         until(lambda: client.service.places.taken == 0 or len(deblurrer.seen) > 1)
         deblurrer.hold.set()
         tabs[1].page.wait_for_selector(DONE)
-
-
-def posts(tab, path):
-    """How often a tab has sent a file."""
-    return [urlsplit(url).path for url in tab.asked].count(path)
 
 
 def test_a_picture_that_takes_too_long_is_sent_once(opened, photo):
@@ -312,107 +286,5 @@ def test_a_picture_that_takes_too_long_is_sent_once(opened, photo):
         tab.page.locator("#trouble", has_text="a photo.png: not done within 0.1 s.").wait_for()
         assert tab.page.locator("#status").is_hidden()
         assert tab.page.locator("#again").is_visible()
-        assert posts(tab, "/v1/deblur") == 1
+        assert tab.sent("/v1/deblur") == 1
         deblurrer.hold.set()
-
-
-def test_a_film_is_not_sent_where_there_is_no_place_for_it(opened, tmp_path):
-    film = make_film(tmp_path / "a film.mp4", pictures(8))
-    deblurrer = Negative(hold=threading.Event())
-    with running(deblurrer, films=1) as client:
-        other = client.ask("POST", "/v1/films", film.read_bytes()).json["id"]
-        tab = opened(f"http://127.0.0.1:{client.port}/")
-        tab.choose(film)
-        tab.page.locator("#trouble", has_text="holds no more films now").wait_for()
-        assert posts(tab, "/v1/films") == 0
-        assert client.ask("DELETE", f"/v1/films/{other}").status == 204
-        deblurrer.hold.set()
-        tab.page.click("#again")
-        tab.page.wait_for_selector("#film:not([hidden])")
-        assert posts(tab, "/v1/films") == 1
-
-
-@pytest.fixture
-def film(tmp_path):
-    return make_film(tmp_path / "a film.mp4", pictures(40))
-
-
-@pytest.fixture
-def filming(opened, film):
-    """A tab whose film is being computed, and will until `deblurrer.hold` is set."""
-    deblurrer = Negative(hold=threading.Event())
-    with running(deblurrer, films=1) as client:
-        tab = opened(f"http://127.0.0.1:{client.port}/")
-        tab.choose(film)
-        tab.page.locator("#said", has_text="Deblurring frame 0").wait_for()
-        tab.client, tab.deblurrer, tab.asks = client, deblurrer, []
-        tab.answer = False  # to the question whether the film is to be stopped
-
-        def answer(dialog):
-            tab.asks.append(dialog.message)
-            dialog.accept() if tab.answer else dialog.dismiss()
-
-        tab.page.on("dialog", answer)
-        yield tab
-        deblurrer.hold.set()
-
-
-def test_a_film_outlasts_polls_that_fail_and_a_reload(filming):
-    page, failing = filming.page, [True]
-
-    def fail(route):
-        if failing:
-            failing.pop()
-            route.abort()
-        else:
-            route.continue_()
-
-    page.route("**/v1/films/*", fail)
-    page.locator("#said", has_text="cannot be reached. Asking again in 1 s").wait_for()
-    page.locator("#said", has_text="Deblurring frame 0").wait_for()
-    page.reload()
-    page.locator("#said", has_text="Deblurring frame 0").wait_for()
-    filming.deblurrer.hold.set()
-    page.wait_for_selector("#film:not([hidden])")
-    page.reload()
-    page.wait_for_selector("#film:not([hidden])")
-    # What became of one that is not there any more is told after a reload, once.
-    filming.client.service.films.drop(*filming.client.service.films._held.values())
-    page.reload()
-    page.locator("#trouble", has_text="no such film here").wait_for()
-    page.reload()
-    page.wait_for_selector("#ensemble option", state="attached")
-    assert page.locator("#trouble").is_hidden()
-
-
-def test_a_running_film_is_dropped_only_when_asked(filming, photo):
-    page, films = filming.page, filming.client.service.films
-    filming.choose(photo)
-    assert len(filming.asks) == 1
-    assert page.locator("#said", has_text="Deblurring frame 0").is_visible()
-    assert (len(films), posts(filming, "/v1/deblur")) == (1, 0)
-    filming.answer = True
-    filming.choose(photo)
-    until(lambda: len(films) == 0 or page.wait_for_timeout(10))
-    filming.deblurrer.hold.set()
-    page.wait_for_selector(DONE)
-    assert len(filming.asks) == 2
-
-
-def test_a_new_film_takes_the_place_of_the_one_before(filming, film):
-    filming.deblurrer.hold.set()
-    filming.page.wait_for_selector("#film:not([hidden])")
-    films = filming.client.service.films
-    (first,) = films._held
-    filming.choose(film)  # there is one place
-    until(lambda: {first} != set(films._held) != set() or filming.page.wait_for_timeout(10))
-    filming.page.wait_for_selector("#film:not([hidden])")
-    assert filming.asks == []
-    filming.deblurrer.hold.clear()
-    filming.choose(film)
-    filming.page.locator("#said", has_text="Deblurring frame 0").wait_for()
-    filming.answer = True
-    filming.choose(film)  # in the place of one that runs
-    filming.deblurrer.hold.set()
-    filming.page.wait_for_selector("#film:not([hidden])")
-    assert posts(filming, "/v1/films") == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -44,6 +45,10 @@ class Tab:
     def choose(self, path):
         """Chooses a file as a person does."""
         self.page.set_input_files("#file", str(path))
+
+    def sent(self, path):
+        """Returns how often it has sent a file there."""
+        return [urlsplit(url).path for url in self.asked].count(path)
 
     def slider(self):
         """Returns what a reader of the screen is told of the line."""

@@ -18,6 +18,7 @@ let model = null;
 let file = null;
 let work = new AbortController(); // what is under way
 let filming = false; // a film is
+let downloaded = false; // the film that is done has been
 let dropped = Promise.resolve(); // the last film that was to be
 const urls = [];
 
@@ -61,10 +62,11 @@ function listen() {
   };
   by("options").onsubmit = (event) => {
     event.preventDefault();
-    if (file && mayEnd()) run();
+    if (file && mayEnd(file)) run();
   };
   by("options").onchange = () => (by("again").hidden = !file);
   by("cancel").onclick = () => work.abort();
+  by("film-download").onclick = () => (downloaded = true);
   document.addEventListener("paste", (event) => {
     const [pasted] = event.clipboardData.files;
     if (pasted) open(pasted);
@@ -86,21 +88,23 @@ function listen() {
 }
 
 function open(chosen) {
-  if (!mayEnd()) return;
+  if (!mayEnd(chosen)) return;
   file = chosen;
   by("drop").classList.add("small");
   by("limits").hidden = true;
   run();
 }
 
-function isFilm() {
+function isFilm(file) {
   const name = file.name.toLowerCase();
   return file.type.startsWith("video/") || model.film_extensions.some((end) => name.endsWith(end));
 }
 
-// Whether what is under way may make way for something else: a film took long.
-function mayEnd() {
-  return !filming || confirm("A film is being deblurred. Stop it, and lose what is done of it?");
+// Whether what there is may make way for another file: a film took long.
+function mayEnd(next) {
+  if (filming) return confirm("A film is being deblurred. Stop it, and lose what is done of it?");
+  if (downloaded || !isFilm(next) || !sessionStorage.getItem("film")) return true;
+  return confirm("The film before has not been downloaded. Let it go?");
 }
 
 function run() {
@@ -108,7 +112,7 @@ function run() {
   begin(async (signal) => {
     await started; // a file may be chosen before the server has told what it takes
     if (!model) throw new Trouble("The server has not told what it takes; load the page again.");
-    await (isFilm() ? runFilm(signal) : runPicture(signal));
+    await (isFilm(file) ? runFilm(signal) : runPicture(signal));
   });
 }
 
@@ -246,6 +250,7 @@ function filmProgress(film) {
 function showFilm(film) {
   by("video").src = by("film-download").href = film.result;
   by("film-download").download = film.name;
+  downloaded = false;
   by("film").hidden = false;
   film.notes.forEach(note);
   note(`The server keeps this film for ${Math.round(model.limits.keep_seconds / 60)} minutes.`);
