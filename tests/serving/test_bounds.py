@@ -165,10 +165,10 @@ def test_an_upload_lies_on_the_disk_once(held, as_form, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     data = noise(2_000_000).tobytes()
     body, kind = form("image", "a.png", data) if as_form else (data, "image/png")
-    header = head("/v1/deblur", f"Content-Length: {len(body)}", f"Content-Type: {kind}")
+    lines = (f"Content-Length: {len(body)}", f"Content-Type: {kind}", "Connection: close")
     before = set(held.service.folder.iterdir())
     with socket.create_connection(("127.0.0.1", held.port)) as connection:
-        connection.sendall(header + body[:-1])
+        connection.sendall(head("/v1/deblur", *lines) + body[:-1])
 
         def come():
             return [path.stat().st_size for path in held.service.folder.rglob("upload")]
@@ -178,7 +178,7 @@ def test_an_upload_lies_on_the_disk_once(held, as_form, tmp_path, monkeypatch):
         assert [path.name for path in folder.iterdir()] == ["upload"]
         assert list(tmp_path.iterdir()) == []
         connection.sendall(body[-1:])
-        assert b"not an image" in connection.recv(65536)
+        assert b"not an image" in received(connection)
 
 
 def test_bytes_are_counted_as_they_come():
