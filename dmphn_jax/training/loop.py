@@ -79,10 +79,8 @@ def train(
         start = restore(run)
         log = _begin(run, start)
         held.callback(log.close)
-        status = _status(run, start)
-        with status.failing():
-            tracing = Profile(profile, run.files / "profile", log.say)
-            return _loop(run, start, log, tracing, stop, status)
+        tracing = Profile(profile, run.files / "profile", log.say)
+        return _loop(run, start, log, tracing, stop, run.status)
 
 
 def restore(run: Prepared) -> Start:
@@ -101,26 +99,17 @@ def restore(run: Prepared) -> Start:
 
 
 def _begin(run: Prepared, start: Start) -> RunLog:
-    """Opens the log and writes what a person sees of a run at its start."""
+    """Opens the log and writes what people and monitors see of a run at its start."""
     first = jax.process_index() == 0
     log = RunLog(run.files, resumed=start.step, stages=run.model.stages, on=first)
     log.say(summary.start(run, start.state.params, start.origin, start.step))
     log.file("config.json", json.dumps(run.described["config"], indent=1) + "\n")
     log.file("model.txt", summary.parameters(start.state.params) + "\n")
-    return log
-
-
-def _status(run: Prepared, start: Start) -> RunStatus:
-    """Begins the file that monitors read."""
-    devices = f"{run.mesh.size} x {run.mesh.devices.flat[0].platform}"
-    return RunStatus(
-        run.files,
-        on=jax.process_index() == 0,
-        step=start.step,
-        num_steps=run.num_steps,
-        checkpoint=str(run.store.last_good) if run.store and run.store.last_good else None,
-        devices=f"{devices} of {jax.process_count()} processes",
+    kept = run.store.last_good if run.store else None
+    run.status.update(
+        step=start.step, num_steps=run.num_steps, checkpoint=str(kept) if kept else None
     )
+    return log
 
 
 def _loop(

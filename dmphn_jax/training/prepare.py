@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from dmphn_jax import distributed
@@ -22,6 +23,7 @@ from dmphn_jax.storage import Address
 from dmphn_jax.training import initialize, ranges, resume, settings, work_folder
 from dmphn_jax.training.checkpoints import RunCheckpoints
 from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.status import RunStatus
 from dmphn_jax.training.step import StepOptions, check_batch, make_train_step
 
 
@@ -32,6 +34,7 @@ class Prepared:
     Attributes:
       config, workdir: what it was asked for.
       files: the folder that its files are written to, `workdir` itself or its copy here.
+      status: the file that monitors read.
       model, mesh, feed: what it trains, where, on what.
       test_source: pairs of its evaluations; None where there are none, and in other processes.
       store: its checkpoints, in process 0.
@@ -44,6 +47,7 @@ class Prepared:
     config: Any
     workdir: Path | Address
     files: Path
+    status: RunStatus
     model: ModelConfig
     mesh: Mesh
     feed: Feed
@@ -95,6 +99,9 @@ def prepare(
     resume.refuse_other_config(saved, config, workdir)
     if saved is None and config.init_from:
         initialize.check(model, config.init_from)
+    files = work_folder.files_of(workdir)
+    status = _begin_status(files, mesh, saved)
+    held.enter_context(status.failing())
 
     # ---- Data: the few test pairs before the feed, which may fill device memory
     if test_source is None and config.eval.every:
@@ -112,7 +119,8 @@ def prepare(
     run = Prepared(
         config=config,
         workdir=workdir,
-        files=work_folder.files_of(workdir),
+        files=files,
+        status=status,
         model=model,
         mesh=mesh,
         feed=feed,
@@ -169,6 +177,19 @@ def _take(
 
     saved = distributed.from_first(first)
     return store, saved
+
+
+def _begin_status(files: Path, mesh: Mesh, saved: dict[str, Any] | None) -> RunStatus:
+    """Begins the file that monitors read, of a run that has its folder and nothing else yet."""
+    devices = f"{mesh.size} x {mesh.devices.flat[0].platform}"
+    return RunStatus(
+        files,
+        on=jax.process_index() == 0,
+        step=saved["step"] if saved else 0,
+        num_steps=None,
+        checkpoint=None,
+        devices=f"{devices} of {jax.process_count()} processes",
+    )
 
 
 def _length(config: Any, feed: Feed) -> int:

@@ -1,4 +1,8 @@
-"""How fast a run is, by the chip: images per second, and the share of what it could do. No jax."""
+"""How fast a run is, by the chip: images per second, and their share of the arithmetic bound.
+
+That bound is the chip's peak alone. Those of memory and exchange, which a plan has beside it, need
+a compiled program (`planning`). No jax.
+"""
 
 from __future__ import annotations
 

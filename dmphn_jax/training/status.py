@@ -18,25 +18,29 @@ from dmphn_jax.files import why, write_atomically
 from dmphn_jax.storage import Address
 
 NAME = "status.json"
+STARTING, TRAINING = "starting", "training"  # while a run is at work; then "failed" or an end
 # Reports come every `log_every` steps; an evaluation may lie between two of them.
-_SILENT = 5  # times the time between the last two reports
+_SILENT = 5  # times the time before the last report
 _SILENT_AT_LEAST = 600.0  # seconds
+_SILENT_AT_START = 3600.0  # data may be copied, then programs compiled
 
 
 class RunStatus:
     """Writes the file, whole each time; of process 0 only, silent in the others.
 
-    A disk that refuses it does not stop the run: `updated` grows old.
+    `health` there is the run's own word, of the time `updated`; from `stale_at` on, seconds since
+    1970, its silence tells that it hangs or is gone. A disk that refuses the file does not stop
+    the run: `updated` grows old.
     """
 
     def __init__(self, workdir: Path, *, on: bool = True, **fields: Any) -> None:
-        """Begins with `fields` and the state "training"."""
+        """Begins with `fields` and the state "starting", which the first report ends."""
         self._path = workdir / NAME
         self._on = on
-        self._reported: float | None = None
         self._fields: dict[str, Any] = {
             "format": 1,
-            "state": "training",
+            "state": STARTING,
+            "health": "ok",
             "process": os.getpid(),
             "host": socket.gethostname(),
             "started": time.time(),
@@ -49,14 +53,15 @@ class RunStatus:
         if not self._on:
             return
         self._fields |= {**fields, "updated": time.time()}
+        self._fields["stale_at"] = _stale_at(self._fields)
         with contextlib.suppress(OSError):
             write_atomically(self._path, (json.dumps(self._fields, indent=1) + "\n").encode())
 
     def report(self, **fields: Any) -> None:
         """Is `update` for what comes at regular steps, whose time apart tells of a stall."""
-        now = time.time()
-        since, self._reported = self._reported, now
-        self.update(**fields, report_seconds=now - since if since else None)
+        if self._on:
+            apart = time.time() - self._fields["updated"]
+            self.update(**fields, state=TRAINING, report_seconds=apart)
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
@@ -64,12 +69,13 @@ class RunStatus:
         try:
             yield
         except BaseException as error:
-            self.update(state="failed", error=one_line(error)[:500])
+            reason = one_line(error)[:500]
+            self.update(state="failed", error=reason, health=f"failed: {reason}")
             raise
 
 
 def read(workdir: Path | Address) -> dict[str, Any]:
-    """Returns the file's fields, and `health`: "ok", or what is wrong in a few words.
+    """Returns the file's fields; `health` is as of now: "ok", or what is wrong in a few words.
 
     Raises UserError where there is none, or none that can be read.
     """
@@ -84,16 +90,23 @@ def read(workdir: Path | Address) -> dict[str, Any]:
     return fields
 
 
+def _stale_at(fields: dict[str, Any]) -> float | None:
+    """Returns the time from which silence is no good sign; None where no more word is to come."""
+    if fields["state"] == STARTING:
+        return fields["updated"] + _SILENT_AT_START
+    if fields["state"] == TRAINING:
+        return fields["updated"] + max(_SILENT_AT_LEAST, _SILENT * fields["report_seconds"])
+    return None
+
+
 def _health(fields: dict[str, Any], workdir: Path | Address) -> str:
-    if fields["state"] == "failed":
-        return f"failed: {fields['error']}"
-    if fields["state"] != "training":
-        return "ok"
+    if fields["state"] not in (STARTING, TRAINING):
+        return fields["health"]
     if not _at_work(fields["host"], workdir):
         return "killed: no process has the folder; the same command goes on"
-    silent = time.time() - fields["updated"]
-    if silent > max(_SILENT_AT_LEAST, _SILENT * (fields["report_seconds"] or 0)):
-        return f"no word for {silent / 60:.0f} minutes"
+    now = time.time()
+    if now > fields["stale_at"]:
+        return f"no word for {(now - fields['updated']) / 60:.0f} minutes"
     return "ok"
 
 

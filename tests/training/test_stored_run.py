@@ -300,7 +300,7 @@ def test_status_goes_by_the_lease(finished, silence, health, capsys):
     import time
 
     fields = json.loads(Store(finished).read("status.json").data)
-    fields |= {"state": "training", "updated": time.time()}
+    fields |= {"state": "training", "updated": time.time(), "stale_at": time.time() + 600}
     Store(finished).write("status.json", json.dumps(fields).encode())
     if silence is not None:
         owner = {"owner": "x", "process": 1, "host": "h", "renewed": time.time() - silence}
