@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from dmphn_jax.storage.address import Address
 from dmphn_jax.storage.store import Store
 
 INTERVAL = 30.0  # seconds between two looks
+# Bytes a second that one growing file may take: it is sent whole, the larger the less often.
+PACE = 40_000.0
 _SECONDS = 20.0  # for which a request is tried again; the next look tries once more
 
 
 class Mirror:
-    """Sends a folder's files, whole, whenever they have changed since the last look.
+    """Sends a folder's files, whole, when they have changed, no faster than at `PACE` each.
 
     What cannot be sent is told in one line, once until it works again, and tried anew at every
     look.
@@ -43,6 +46,7 @@ class Mirror:
         self._store = Store(address, seconds=_SECONDS)
         self._own, self._say = own, say
         self._sent: dict[str, tuple[int, int]] = {}
+        self._due: dict[str, float] = {}
         self._failing = False
         self._working = threading.Lock()
         self._ended = threading.Event()
@@ -50,13 +54,21 @@ class Mirror:
         self._thread.start()
 
     def flush(self) -> None:
-        """Sends now what has changed."""
+        """Sends now all that has changed."""
+        self.send(due_only=False)
+
+    def send(self, *, due_only: bool = True) -> None:
+        """Sends what has changed, of which some may be left for later."""
         with self._working:
             try:
                 self._own()
                 for name, file, state in self._changed():
+                    now = time.monotonic()
+                    if due_only and now < self._due.get(name, now):
+                        continue
                     self._store.upload(name, file)
                     self._sent[name] = state
+                    self._due[name] = now + state[1] / PACE
                 self._failing = False
             except (UserError, OSError) as error:
                 if not self._failing:
@@ -74,7 +86,7 @@ class Mirror:
 
     def _look(self) -> None:
         while not self._ended.wait(INTERVAL):
-            self.flush()
+            self.send()
 
     def _changed(self) -> list[tuple[str, Path, tuple[int, int]]]:
         found = []

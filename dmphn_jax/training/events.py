@@ -16,16 +16,23 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 
-class EventFile:
-    """A new event file in a folder; every method raises OSError where it cannot be written."""
+LARGEST = 1_000_000  # bytes after which a file is ended: a store takes files whole, every time
+
+
+class EventFiles:
+    """New event files in a folder, one after the other.
+
+    An ended file does not change any more. Every method raises OSError where it cannot write.
+    """
 
     def __init__(self, folder: Path, *, resumed: int = 0) -> None:
-        """Begins the file; TensorBoard forgets what earlier files hold after step `resumed`."""
+        """Begins a file; TensorBoard forgets what earlier ones hold after step `resumed`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        self._prefix = str(folder / "events")
+        self._number = 0
+        self._begin()
         if resumed:
-            start = SessionLog(status=SessionLog.START)
-            self._file.write_event(Event(step=resumed + 1, session_log=start))
+            self._write(Event(step=resumed + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Adds a number."""
@@ -44,4 +51,18 @@ class EventFile:
         self._file.close()
 
     def _add(self, value: Any, step: int) -> None:
-        self._file.write_event(Event(wall_time=time.time(), step=step, summary=value))
+        if self._size >= LARGEST:
+            self._file.close()
+            self._number += 1
+            self._begin()
+        self._write(Event(wall_time=time.time(), step=step, summary=value))
+
+    def _begin(self) -> None:
+        # A name has the second: the number keeps files of one second apart, and in order.
+        suffix = f".{self._number:06d}" if self._number else ""
+        self._file = EventsWriter(self._prefix, suffix)
+        self._size = 0
+
+    def _write(self, event: Event) -> None:
+        self._file.write_event(event)
+        self._size += event.ByteSize() + 16  # its length and two sums

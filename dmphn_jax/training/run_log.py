@@ -68,7 +68,7 @@ class RunLog:
         self._shown = 0
         if not on:
             return
-        from dmphn_jax.training.events import EventFile
+        from dmphn_jax.training.events import EventFiles
 
         self._folder = folder = Path(workdir)
         per_stage = [f"psnr_stage_{s}" for s in range(1, stages + 1)] if stages > 1 else []
@@ -76,7 +76,7 @@ class RunLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._csv = _reopen_csv(folder / "metrics.csv", self._columns, resumed)
-            self._events = EventFile(folder / "tensorboard", resumed=resumed)
+            self._events = EventFiles(folder / "tensorboard", resumed=resumed)
         except OSError as error:
             raise _unwritable(folder, error) from None
 

@@ -33,7 +33,7 @@ class StoredCheckpoints(RunCheckpoints):
         *,
         keep: int,
         steps: Steps,
-        before_send: Callable[[], object],
+        after_send: Callable[[], object],
         warn: Callable[[str], None] = print,
     ) -> None:
         """Takes note.
@@ -42,10 +42,11 @@ class StoredCheckpoints(RunCheckpoints):
           folder: of the copies.
           model, keep, warn: as of `RunCheckpoints`.
           steps: those in the bucket.
-          before_send: sends what has to be there before a checkpoint is.
+          after_send: sends the rest of the run's files, for which a checkpoint does not wait: a
+            machine that is taken away leaves half a minute.
         """
         super().__init__(folder, model, keep=keep, warn=warn)
-        self._steps, self._before_send = steps, before_send
+        self._steps, self._after_send = steps, after_send
 
     def steps(self) -> list[int]:
         """Returns the steps in the bucket, newest first."""
@@ -84,8 +85,8 @@ class StoredCheckpoints(RunCheckpoints):
     def _written(self, step: int, run: dict[str, Any]) -> None:
         best = run.get("best")
         try:
-            self._before_send()
             self._steps.send(step, self.folder / str(step), best["step"] if best else None)
+            self._after_send()
             self._steps.prune(self._keep, best["step"] if best else None)
         except StorageError as error:
             raise UserError(

@@ -69,7 +69,7 @@ def _take_stored(
     mirror = Mirror(files, address, leave_out=(CHECKPOINTS, LOCK), own=lease.check)
     held.callback(mirror.close)
     store = StoredCheckpoints(
-        files / CHECKPOINTS, model, keep=keep, steps=steps, before_send=mirror.flush
+        files / CHECKPOINTS, model, keep=keep, steps=steps, after_send=mirror.flush
     )
     held.callback(store.close)
     print(f"{address}: the run's files are written to {files} on this host first", flush=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -221,6 +224,32 @@ def test_a_run_that_was_taken_over_ends_and_sends_nothing(run, bucket, capsys):
         start(run)
     assert steps(run) == [4]
     assert Store(run).read("lock").data.startswith(b'{"owner": "x"')
+
+
+def test_a_stopped_run_sends_its_checkpoint_before_its_logs(run, bucket, monkeypatch, capsys):
+    """A machine that is taken away leaves half a minute, and a log may not go through."""
+    stopped = threading.Event()
+
+    def stop():
+        if not stopped.is_set():
+            stopped.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    seen = []  # the steps that are whole whenever a log is sent after the signal
+    bucket.proxy.fail(stop, method="POST", name="checkpoints/4/params")
+    logs = lambda: stopped.is_set() and seen.append(steps(run))  # noqa: E731
+    bucket.proxy.fail(logs, times=10**6, method="POST", name="metrics.csv")
+    monkeypatch.setattr(mirror, "INTERVAL", 1e6)
+    flags = ["--config.num_steps=100000", "--config.log_every=1"]
+    assert start(run, *flags) == main.STOPPED
+    bucket.proxy.faults.clear()
+    said = capsys.readouterr().out
+    last = int(re.search(r"SIGTERM at step (\d+): saved", said)[1])
+    assert seen[0] == [4]
+    assert seen[-1][0] == last
+    text = Store(run).read("metrics.csv").data.decode()
+    assert rows(text)[-1].startswith(f"{last},")
+    assert json.loads(Store(run).read("status.json").data)["state"] == "stopped"
 
 
 def test_logs_that_cannot_be_sent_are_one_line_and_stop_nothing(run, bucket, monkeypatch, capsys):

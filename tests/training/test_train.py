@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import struct
 from typing import ClassVar
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
@@ -21,7 +23,7 @@ from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, init_params
 from dmphn_jax.models.output import Output
 from dmphn_jax.runtime import data_mesh
-from dmphn_jax.training import periodic, settings
+from dmphn_jax.training import events, periodic, settings
 from dmphn_jax.training.checkpoints import chosen_checkpoint
 from dmphn_jax.training.initialize import initial_params
 from dmphn_jax.training.loop import train
@@ -168,10 +170,10 @@ def test_a_run_writes_its_metrics_and_pictures(finished):
     assert [int(row["step"]) for row in evaluated] == [2, 4, 6, 8]
     assert float(evaluated[-1]["eval_psnr"]) == pytest.approx(result.scores["eval_psnr"])
     assert float(evaluated[0]["eval_psnr_blurry"]) == pytest.approx(16.8, abs=0.5)
-    events = b"".join(path.read_bytes() for path in (folder / "tensorboard").iterdir())
+    written = b"".join(path.read_bytes() for path in (folder / "tensorboard").iterdir())
     for tag in (b"train/loss", b"eval/psnr", b"optimizer/learning_rate", b"optimizer/gradient"):
-        assert tag in events
-    assert b"blurry_output_sharp/scene/000" in events
+        assert tag in written
+    assert b"blurry_output_sharp/scene/000" in written
     assert "stage_1/level_1/decoder/conv/bias" in (folder / "model.txt").read_text()
     written = json.loads((folder / "config.json").read_text())
     assert written == settings.flat(config) | {"num_steps": 8}
@@ -266,6 +268,41 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"{tmp_path}: cannot be written: No space left on device"):
         log.scalars(2, {"loss": 1.0})
     log.close()
+
+
+def records(file):
+    """The events of a file: length and its sum, 12 bytes, the event, 4 bytes of its sum."""
+    data = file.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[12 + length + 4 :]
+
+
+def test_an_event_file_is_ended_before_it_is_large_and_nothing_is_lost(tmp_path, monkeypatch):
+    """A bucket takes files whole: one file for a whole run would be sent over and over."""
+    monkeypatch.setattr(events, "LARGEST", 1000)
+    written = events.EventFiles(tmp_path, resumed=100)
+    before = {}
+    for step in range(101, 200):
+        written.scalar("loss", 0.5, step)
+        written.flush()
+        *ended, _ = sorted(tmp_path.iterdir())
+        assert all(before.get(file, data) == data for file, data in read(ended).items())
+        before |= read(ended)
+    written.close()
+    files = sorted(tmp_path.iterdir())  # TensorBoard reads them in this order
+    assert len(files) > 2
+    assert max(file.stat().st_size for file in files) < 1200
+    found = [event for file in files for event in records(file)]
+    assert [e.step for e in found if e.HasField("summary")] == list(range(101, 200))
+    # Only the first says where the run goes on: the others take nothing back.
+    assert [e.step for e in found if e.HasField("session_log")] == [101]
+    assert [next(records(file)).file_version for file in files] == ["brain.Event:2"] * len(files)
+
+
+def read(files):
+    return {file: file.read_bytes() for file in files}
 
 
 def test_the_weights_stay_on_the_device_for_an_evaluation(tmp_path, monkeypatch):
