@@ -15,7 +15,6 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-
 LARGEST = 1_000_000  # bytes after which a file is ended: a store takes files whole, every time
 
 
