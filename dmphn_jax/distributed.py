@@ -17,6 +17,7 @@ from dmphn_jax.errors import UserError, one_line
 # Seconds for which a process may be silent before the others end: a thread of JAX's own speaks for
 # it, so that compiling and saving are no silence. JAX's default is 100.
 HEARTBEAT = 30
+START_WITHIN = 300  # seconds for which a process waits for the others at the start
 _LOST = os.EX_TEMPFAIL  # 75: start the job again
 
 # Variables in which launchers tell a process its number, and how many it is one of.
@@ -47,8 +48,11 @@ def check(coordinator: str, num_processes: int, process_id: int) -> None:
 def one_of_several() -> bool:
     """Tells whether a launcher's variables say that this process has others beside it.
 
-    On Cloud TPU outside Kubernetes no variable does.
+    On Cloud TPU outside Kubernetes no variable does. An indexed Kubernetes job gives its pods their
+    number only: one alone counts as well.
     """
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys():
+        return True
     counts = [os.environ.get(name, "") for name in _COUNTS]
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     slices = os.environ.get("MEGASCALE_NUM_SLICES", "")
@@ -56,7 +60,11 @@ def one_of_several() -> bool:
 
 
 def start(
-    coordinator: str = "", num_processes: int = -1, process_id: int = -1, heartbeat: int = HEARTBEAT
+    coordinator: str = "",
+    num_processes: int = -1,
+    process_id: int = -1,
+    heartbeat: int = HEARTBEAT,
+    within: int = START_WITHIN,
 ) -> None:
     """Joins this process to the others of its job, before any computation.
 
@@ -67,6 +75,8 @@ def start(
       coordinator: `host:port` of process 0, reachable from all; "" where the platform tells.
       num_processes, process_id: how many there are, and which this one is; -1 likewise.
       heartbeat: seconds of silence after which a process counts as lost, and the others end.
+      within: seconds after which JAX aborts a process that has not met all others;
+        `processes.supervision` makes a line and a status of it.
 
     Raises UserError if only some of the arguments are given, the others cannot be reached, or
     JAX detects nothing though a launcher's variables tell of several processes: each would
@@ -75,15 +85,14 @@ def start(
     check(coordinator, num_processes, process_id)
     import jax
 
+    limits = {"heartbeat_timeout_seconds": heartbeat, "initialization_timeout": within}
     try:
         if coordinator:
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat
-            )
+            jax.distributed.initialize(coordinator, num_processes, process_id, **limits)
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Kubernetes, which also a lone pod may run in
-            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+            jax.distributed.initialize(**limits)
     except (RuntimeError, ValueError) as error:
         if not coordinator and any(text in str(error) for text in _ALONE):
             _refuse_several()

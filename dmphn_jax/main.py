@@ -103,7 +103,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--supervise",
         action="store_true",
         help="watch this process from a parent that tells of a loss in one line; implied by the "
-        "flags above and a launcher's variables, needed on Cloud TPU only",
+        "flags above and a launcher's variables (Kubernetes' too), needed on Cloud TPU only",
     )
     own: list[str] = []
     overrides: list[str] = []

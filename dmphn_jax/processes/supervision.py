@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from dmphn_jax import distributed
+
 LOST = os.EX_TEMPFAIL  # 75: start the job again
 _PARENT = "DMPHN_SUPERVISED_BY"
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
@@ -84,8 +86,9 @@ def why_lost(text: str) -> str:
     """Returns the line for what JAX or gloo said of a process that does not answer."""
     if "RegisterTask" in text:
         return (
-            "the processes of this job did not find one another in time: are all of them started, "
-            "and is the first one's port open to the others?"
+            "the processes of this job did not find one another in time "
+            f"({distributed.START_WITHIN} s): are all of them started, and is the first one's port "
+            "open to the others? start the job again"
         )
     silent = re.search(r"unhealthy \(stopped sending heartbeats\):\s*([\d,\s]*\d)", text)
     numbers = sorted(re.findall(r"\d+", silent[1]), key=int) if silent else []

@@ -99,8 +99,7 @@ def prepare(
     resume.refuse_other_config(saved, config, workdir)
     if saved is None and config.init_from:
         initialize.check(model, config.init_from)
-    files = work_folder.files_of(workdir)
-    status = _begin_status(files, mesh, saved)
+    status = _begin_status(workdir, mesh, saved)
     held.enter_context(status.failing())
 
     # ---- Data: the few test pairs before the feed, which may fill device memory
@@ -119,7 +118,7 @@ def prepare(
     run = Prepared(
         config=config,
         workdir=workdir,
-        files=files,
+        files=work_folder.files_of(workdir),
         status=status,
         model=model,
         mesh=mesh,
@@ -179,12 +178,13 @@ def _take(
     return store, saved
 
 
-def _begin_status(files: Path, mesh: Mesh, saved: dict[str, Any] | None) -> RunStatus:
+def _begin_status(workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | None) -> RunStatus:
     """Begins the file that monitors read, of a run that has its folder and nothing else yet."""
     devices = f"{mesh.size} x {mesh.devices.flat[0].platform}"
     return RunStatus(
-        files,
+        work_folder.files_of(workdir),
         on=jax.process_index() == 0,
+        fresh=saved is None and isinstance(workdir, Path),  # a bucket may have been sent it
         step=saved["step"] if saved else 0,
         num_steps=None,
         checkpoint=None,

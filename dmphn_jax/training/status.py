@@ -33,10 +33,20 @@ class RunStatus:
     the run: `updated` grows old.
     """
 
-    def __init__(self, workdir: Path, *, on: bool = True, **fields: Any) -> None:
-        """Begins with `fields` and the state "starting", which the first report ends."""
+    def __init__(
+        self, workdir: Path, *, on: bool = True, fresh: bool = False, **fields: Any
+    ) -> None:
+        """Begins the file with the state "starting", which the first report ends.
+
+        Args:
+          workdir: of the run.
+          on: False in processes other than the first.
+          fresh: nothing stands there yet: a mistake found before the run's length is known
+            leaves nothing there.
+          fields: plain JSON values; `num_steps` is None until that is known.
+        """
         self._path = workdir / NAME
-        self._on = on
+        self._on, self._fresh = on, fresh
         self._fields: dict[str, Any] = {
             "format": 1,
             "state": STARTING,
@@ -69,6 +79,10 @@ class RunStatus:
         try:
             yield
         except BaseException as error:
+            if self._fresh and isinstance(error, UserError) and self._fields["num_steps"] is None:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+                raise
             reason = one_line(error)[:500]
             self.update(state="failed", error=reason, health=f"failed: {reason}")
             raise

@@ -92,7 +92,7 @@ def test_the_file_alone_tells_a_monitor_its_health_and_when_silence_is_none(tmp_
         fields = json.loads((tmp_path / "status.json").read_text())
         return fields["health"], fields["stale_at"]
 
-    run = status.RunStatus(tmp_path, step=0)
+    run = status.RunStatus(tmp_path, step=0, num_steps=9)
     assert written() == ("ok", 1000 + 3600)
     for apart, patience in ((10, 600), (300, 1500)):  # five reports, ten minutes at least
         now[0] += apart
