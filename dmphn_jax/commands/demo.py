@@ -123,15 +123,22 @@ def _tell(
     folder: Path, checkpoint: Any, scenes: int, blurry: float, trained: float, real: Path | None
 ) -> None:
     """Prints the gain in dB, and where everything lies."""
-    gain = trained - blurry
     print(
-        f"\n{scenes} held-out scenes: blurry input {blurry:.2f} dB, deblurred {trained:.2f} dB: "
-        f"{gain:+.2f} dB ({'at least' if gain >= GAIN else 'LESS than the expected'} {GAIN:.1f})\n"
+        f"\n{gained(scenes, blurry, trained)}\n"
         f"checkpoint      {checkpoint}\n"
         f"report          {folder}/{_REPORT}/report.md\n"
         f"curves          {folder}/curves.png (metrics.csv and tensorboard/ in {folder}/{_RUN})\n"
         f"before, after   {folder}/before_after.png (blurry, deblurred, sharp)"
         + (f"\nreal photograph {real}" if real else "")
+    )
+
+
+def gained(count: int, blurry: float, trained: float) -> str:
+    """Returns the line about so many scenes' mean PSNR in dB, of the input and of the output."""
+    gain = trained - blurry
+    return (
+        f"{count} held-out scenes: blurry input {blurry:.2f} dB, deblurred {trained:.2f} dB: "
+        f"{gain:+.2f} dB ({'at least' if gain >= GAIN else 'LESS than the expected'} {GAIN:.1f})"
     )
 
 
