@@ -79,12 +79,13 @@ class RunStatus:
         try:
             yield
         except BaseException as error:
-            if self._fresh and isinstance(error, UserError) and self._fields["num_steps"] is None:
+            unknown = self._fields.get("num_steps") is None
+            if self._on and self._fresh and unknown and isinstance(error, UserError):
                 with contextlib.suppress(OSError):
                     self._path.unlink()
-                raise
-            reason = one_line(error)[:500]
-            self.update(state="failed", error=reason, health=f"failed: {reason}")
+            else:
+                reason = one_line(error)[:500]
+                self.update(state="failed", error=reason, health=f"failed: {reason}")
             raise
 
 

@@ -84,6 +84,17 @@ def test_a_run_that_is_refused_leaves_the_word_of_the_one_before(tmp_path):
     assert (tmp_path / "status.json").read_text() == before
 
 
+def test_a_mistake_in_a_first_start_leaves_nothing_but_of_the_first_process_only(tmp_path):
+    first, second = (
+        status.RunStatus(tmp_path, on=on, fresh=True, step=0, num_steps=None)
+        for on in (True, False)
+    )
+    for run, left in ((second, ["status.json"]), (first, [])):
+        with pytest.raises(UserError), run.failing():
+            raise UserError("no data")
+        assert [path.name for path in tmp_path.iterdir()] == left
+
+
 def test_the_file_alone_tells_a_monitor_its_health_and_when_silence_is_none(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(status.time, "time", lambda: now[0])
