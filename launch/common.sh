@@ -144,6 +144,19 @@ pause() { [[ $POLL == 0 ]] || sleep "$POLL"; }
 # aborted, out of reach). 2 is a mistake, 130 a person.
 restarts_on() { [[ $1 == 75 || $1 == 134 || $1 == 137 || $1 == 143 || $1 == 255 ]]; }
 
+# Prints which of a job's statuses tells how it ended: a mistake, a fault or a person before what is
+# started again, since the processes that lose another one end with 75.
+rank() {
+  local status others=""
+  for status in "$@"; do
+    [[ $status == 0 ]] || restarts_on "$status" || others+=" $status"
+  done
+  for status in 2 1 130 $others 75 137 134 143 255; do
+    [[ " $* " != *" $status "* ]] || { echo "$status"; return; }
+  done
+  echo 0
+}
+
 # `dmphn plan`, of the environment that `make plan` (or plan-gpu) has made with the compiler for the
 # devices $1, else of the checkout's own, else of PATH.
 dmphn_plan() {

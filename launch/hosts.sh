@@ -98,8 +98,7 @@ on_signal() {
   asking=$!
 }
 
-# Runs one process per host until all have ended. Returns what ended the job: a mistake before a
-# person before a restart.
+# Runs one process per host until all have ended. Returns what ended the job.
 attempt() {
   local i process status statuses=" "
   processes=()
@@ -130,10 +129,8 @@ attempt() {
     statuses+="$status "
   done
   [[ -z ${COMMAND:-} ]] || leave_out_lost
-  for status in 2 1 130 75 137 134 143 255; do
-    [[ $statuses != *" $status "* ]] || return "$status"
-  done
-  for status in $statuses; do [[ $status == 0 ]] || return "$status"; done
+  # shellcheck disable=SC2086 # words
+  return "$(rank $statuses)"
 }
 
 # Of a command's hosts that could not be reached none is needed: the others do its share.

@@ -7,12 +7,10 @@
 #   launch/on_host.sh start [flags]          trains in the background; nothing if it does already;
 #                                            "deblur" or "evaluate" with its flags runs that
 #   launch/on_host.sh follow                 shows the log until the run ends; ends with its status
-#   launch/on_host.sh wait                   until the run ends; fails if it was stopped or killed
+#   launch/on_host.sh wait [SECONDS]         until the run ends, or so long; tells how, with its status
 #   launch/on_host.sh last                   shows the end of the log
 #   launch/on_host.sh foreground [flags]     trains, or runs, in this terminal
 #   launch/on_host.sh stop [SIGNAL]          asks the run here to save and end (INT: for good)
-#
-# `follow` says 70 where the run says 1, so that 1 is what an ssh client says of its own troubles.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # What this script remembers; hosts may share a home.
@@ -95,10 +93,7 @@ follow() {
   else
     tail -n "${LINES_BACK:-20}" "$state/log"
   fi
-  local status
-  status=$(ended)
-  [[ $status != 1 ]] || status=70
-  exit "$status"
+  exit "$(ended)"
 }
 
 # Prints the status of the run that has ended; 137 if there is none: the host was restarted under it.
@@ -109,8 +104,16 @@ ended() {
 }
 
 wait_for_end() {
-  if alive; then tail -f /dev/null --pid "$(cat "$state/pid")"; fi
-  case $(ended) in 0 | 1 | 2 | 130) ;; *) exit 75 ;; esac
+  local status=75
+  if alive; then timeout "${1:-0}" tail -f /dev/null --pid "$(cat "$state/pid")" || true; fi
+  if alive; then
+    echo "$(hostname): still at work after $1 s"
+  else
+    status=$(ended)
+    [[ $status == 0 ]] ||
+      echo "$(hostname) ended with $status: $(tail -n 1 "$state/log" 2>/dev/null)"
+  fi
+  exit "$status"
 }
 
 last() { tail -n 5 "$state/log"; }
@@ -130,7 +133,7 @@ stop() {
 
 action=${1:-}
 case $action in
-  wait) wait_for_end ;;
+  wait) shift; wait_for_end "$@" ;;
   install | reach | idle | start | follow | last | foreground | stop) shift; "$action" "$@" ;;
   *) echo "on_host.sh: no action '$action'" >&2; exit 2 ;;
 esac

@@ -49,16 +49,16 @@ def host(tmp_path):
     (checkout / "status").write_text("0")  # whatever still runs
 
 
-@pytest.mark.parametrize(("ends", "told"), [(0, 0), (75, 75), (2, 2), (1, 70)])
-def test_a_run_outlives_its_connection_and_its_end_is_told(host, ends, told):
+@pytest.mark.parametrize("ends", [0, 75, 2, 1])
+def test_a_run_outlives_its_connection_and_its_end_is_told(host, ends):
     host("start", "--config", "a b")
     assert "already at work" in host("start", "--config", "a b")
     host("idle", status=69)
     (host.checkout / "status").write_text(str(ends))
-    said = host("follow", status=told)
+    said = host("follow", status=ends)
     assert said.count("training with -m dmphn_jax.main --config a b") == 1
     host("idle")
-    assert host("follow", status=told) == said  # asked again
+    assert host("follow", status=ends) == said  # asked again
     assert host("last") == said
 
 
@@ -173,8 +173,15 @@ def test_a_command_runs_in_training_s_place(host):
     assert "-m dmphn_jax evaluate a" in host("foreground", "evaluate", "a")
 
 
-@pytest.mark.parametrize(("ends", "told"), [(0, 0), (1, 0), (75, 75), (137, 75)])
-def test_a_host_waits_for_its_run(host, ends, told):
+@pytest.mark.parametrize("ends", [0, 1, 2, 75, 137])
+def test_a_host_waits_for_its_run_and_tells_how_it_ended(host, ends):
     host("start", "deblur")
     (host.checkout / "status").write_text(str(ends))
-    host("wait", status=told)
+    said = host("wait", status=ends)
+    line = f"ended with {ends}: training with -m dmphn_jax deblur\n"
+    assert said.endswith(line) if ends else said == ""
+
+
+def test_a_host_waits_no_longer_than_it_is_told(host):
+    host("start")
+    assert "still at work after 0.1 s" in host("wait", "0.1", status=75)
