@@ -6,10 +6,13 @@
 #       --data gs://my-bucket/gopro --workdir gs://my-bucket/runs/stack4
 #
 # Not run on Cloud TPU by this project: tested against a stand-in for gcloud. Needs gcloud, logged
-# in. The run goes on if this script ends; `train` again takes up where it was.
+# in. The run goes on if this script ends; `train` again takes up where it was. Only while this
+# script lives are machines asked for anew after preemption, and given back with --delete-after.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=launch/tpu_ssh.sh
+source "$(dirname "${BASH_SOURCE[0]}")/tpu_ssh.sh"
 
 usage() {
   cat <<TEXT
@@ -21,7 +24,7 @@ usage: launch/cloud_tpu.sh ACTION [flags]
             or a path that all see; there a bucket's data are at data, a share is at run:
             'deblur data --checkpoint stack4 --output run'
   status    of the queued resource, and the last lines of the log
-  log       follow the log of the first host
+  log       follow the log of the first host, or of --worker
   stop      ask the run to save and end, for good; the machines stay
   delete    give the machines back
 
@@ -30,13 +33,15 @@ $COMMON_FLAGS
   --slices N            slices of that accelerator, joined over the data-centre network (1)
   --runtime VERSION     of the TPU software (by the accelerator)
   --wait MINUTES        give up waiting for machines after this long; 0: never (0)
-  --delete-after        give the machines back when the run has come to its end
+  --delete-after        give the machines back however the run has ended, but by a person or with
+                        its --workdir on their own disk; this script must live until then
+  --worker N            for \`log\`: which host, SLICE.N of several slices (0)
 A PLACE is gs://BUCKET/FOLDER (data are copied to every host; the run writes to the bucket itself),
 HOST:/SHARE (NFS), or a path on the hosts.
 TEXT
 }
 
-own_flags="SLICES RUNTIME WAIT" own_switches="SPOT RESERVED DELETE_AFTER"
+own_flags="SLICES RUNTIME WAIT WORKER" own_switches="SPOT RESERVED DELETE_AFTER"
 action=${1:-}
 [[ $# -eq 0 ]] || shift
 case $action in
@@ -52,6 +57,11 @@ SLICES=${SLICES:-1} WAIT=${WAIT:-0}
 [[ $WAIT =~ ^[0-9]+$ ]] || die "--wait $WAIT: minutes needed"
 where=(--project "$PROJECT" --zone "$ZONE")
 resources=(gcloud compute tpus queued-resources)
+tmp=/tmp
+if [[ -z ${DRY_RUN:-} ]]; then
+  tmp=$(mktemp -d)
+  trap 'rm -rf "$tmp"' EXIT
+fi
 
 check_train() {
   need ACCELERATOR v6e-16
@@ -67,6 +77,8 @@ check_train() {
       die "--workdir $WORKDIR: hosts share files by a file system, such as HOST:/SHARE (NFS)"
   fi
   need WORKDIR gs://my-bucket/runs/stack4
+  [[ -z ${DELETE_AFTER:-} ]] || ! on_own_disk ||
+    say "--delete-after: --workdir $WORKDIR may lie on the hosts' own disk, and they will be kept"
   [[ -z ${SPOT:-} || -z ${RESERVED:-} ]] || die "--spot and --reserved exclude one another"
   case $ACCELERATOR in
     v6e-*) RUNTIME=${RUNTIME:-v2-alpha-tpuv6e} ;;
@@ -81,6 +93,8 @@ check_train() {
     say "changes that are not committed stay here: the hosts get ${commit:0:12}"
 }
 
+on_own_disk() { [[ $WORKDIR != gs://* && $WORKDIR != *:/* ]]; }
+
 # Prints the queued resource's state: ACTIVE, ..., ABSENT, or UNKNOWN where gcloud cannot tell.
 state() {
   local said
@@ -88,9 +102,9 @@ state() {
     run "${resources[@]}" describe "$NAME" "${where[@]}" --format 'value(state.state)' >&3
     echo "${dry_state:-ACTIVE}"
   elif said=$("${resources[@]}" describe "$NAME" "${where[@]}" \
-    --format 'value(state.state)' 2>&1); then
+    --format 'value(state.state)' 2>"$tmp/look"); then
     echo "${said##*$'\n'}"
-  elif [[ $said == *NOT_FOUND* || $said == *"not found"* ]]; then
+  elif said=$(<"$tmp/look") && [[ $said == *NOT_FOUND* || $said == *"not found"* ]]; then
     echo ABSENT
   else
     say "${said##*$'\n'}"
@@ -132,9 +146,21 @@ reason() {
 
 remove() { run "${resources[@]}" delete "$NAME" "${where[@]}" --force --quiet; }
 
+# Deletes the machines for good, in a few tries.
+give_back() {
+  local tries
+  for tries in 1 2 3 4 5; do
+    remove && return
+    [[ $(state) != ABSENT ]] || return 0
+    [[ $tries == 5 ]] || pause
+  done
+  say "$NAME is not deleted and may cost: launch/cloud_tpu.sh delete --name $NAME"
+  return 1
+}
+
 # Waits until the machines are there, creating them where they are not, or no longer.
 acquire() {
-  local now shown="" waited=0 unknown=0
+  local now shown="" waited=0 unknown=0 kept=0
   while :; do
     now=$(state)
     [[ $now == "$shown" || -n ${DRY_RUN:-} ]] || say "$NAME: $now"
@@ -143,7 +169,9 @@ acquire() {
     case $now in
       ACTIVE) return ;;
       ABSENT) create; dry_state=ACTIVE ;;
-      SUSPENDED) remove ;; # preempted: a suspended one never comes back
+      SUSPENDED) # preempted: a suspended one never comes back
+        remove || kept=$((kept + 1))
+        [[ $kept -lt 5 ]] || die "$NAME is suspended and not deleted; the same command goes on" ;;
       FAILED)
         die "$NAME failed: $("${resources[@]}" describe "$NAME" "${where[@]}" \
           --format 'value(state.failedData.error.message)' 2>&1 | tail -n 1)" \
@@ -154,36 +182,46 @@ acquire() {
     esac
     pause
     waited=$((waited + (POLL > 0 ? POLL : 60)))
-    [[ $WAIT -eq 0 || $waited -lt $((WAIT * 60)) ]] ||
-      die "$NAME is still $now after $WAIT minutes; it stays queued: the same command waits on," \
-        "launch/cloud_tpu.sh delete gives it up"
+    [[ $WAIT -eq 0 || $waited -lt $((WAIT * 60)) ]] || give_up
   done
 }
 
-# on WORKER COMMAND: in one host, or in "all" of all slices.
-on() {
-  local node=0
-  [[ $1 != all ]] || node=all
-  run "${resources[@]}" ssh "$NAME" "${where[@]}" --node "$node" --worker "$1" --command "$2"
+# Once it is there nobody may be looking any more.
+give_up() {
+  local still="$NAME is still $now after $WAIT minutes"
+  [[ -z ${DELETE_AFTER:-} ]] || ! give_back || die "$still: given up"
+  die "$still; it stays queued: the same command waits on," \
+    "launch/cloud_tpu.sh delete gives it up"
 }
 
-# Puts this commit with its own Python on every host, once.
+# Puts this commit with its own Python on every host, once. Returns 69 if an older one's run of the
+# same data and folder is at work there.
 prepare() {
-  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12' ready
+  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12' ready status=0
   ready=$(quoted "$commit $data $workdir")
-  if [[ -z ${DRY_RUN:-} ]] && on all "grep -qxF $ready $NAME/.ready" >/dev/null 2>&1; then
-    return
+  if [[ -z ${DRY_RUN:-} ]]; then
+    on all "grep -qxF $ready $NAME/.ready" >/dev/null 2>&1 || status=$?
+    [[ $status != 0 && $status != 255 ]] || return "$status"
   fi
-  on all "! test -e $NAME/launch/on_host.sh || bash $NAME/launch/on_host.sh idle" || return
-  if [[ -n ${DRY_RUN:-} ]]; then
-    archive=/tmp/$NAME.tar.gz
-  else
-    archive=$(mktemp -d)/$NAME.tar.gz
+  status=0
+  on all "! test -e $NAME/launch/on_host.sh || bash $NAME/launch/on_host.sh idle" 2>"$tmp/idle" ||
+    status=$?
+  [[ $status == 0 || $status == 69 ]] || cat "$tmp/idle" >&2
+  if [[ $status == 69 ]]; then
+    status=0
+    on 0 "cut -d ' ' -f 2- $NAME/.ready | grep -qxF $(quoted "$data $workdir")" || status=$?
+    [[ $status == 0 || $status == 255 ]] ||
+      die "a run of other data or of another --workdir is at work on $NAME: launch/cloud_tpu.sh" \
+        "stop ends it, another --name leaves it alone"
+    [[ $status != 0 ]] || status=69
   fi
-  run git -C "$root" archive --format tar.gz --output "$archive" "$commit" || return
-  run "${resources[@]}" scp "$archive" "$NAME:" "${where[@]}" --node all --worker all || return
-  [[ -n ${DRY_RUN:-} ]] || rm -r "$(dirname "$archive")"
-  on all "mkdir -p $NAME && tar xzf $NAME.tar.gz -C $NAME && echo $commit > $NAME/.version &&\
+  [[ $status == 0 ]] || return "$status"
+  archive=$NAME-$commit.tar.gz
+  run git -C "$root" archive --format tar.gz --output "$tmp/$archive" "$commit" || return
+  run "${resources[@]}" scp "$tmp/$archive" "$NAME:" "${where[@]}" --node all --worker all ||
+    return 255
+  on all "test -s $archive || exit 66; mkdir -p $NAME && tar xzf $archive -C $NAME &&\
+ echo $commit > $NAME/.version &&\
  bash $NAME/launch/on_host.sh install $(quoted "$extra") &&\
  bash $NAME/launch/on_host.sh reach $(quoted "$data" "$workdir") && echo $ready > $NAME/.ready"
 }
@@ -194,65 +232,102 @@ start() {
   on all "bash $NAME/launch/on_host.sh start $(quoted ${supervise:+$supervise} "${work[@]}")"
 }
 
-follow() { on 0 "bash $NAME/launch/on_host.sh follow"; }
+follow() { on "$1" "bash $NAME/launch/on_host.sh follow"; }
 
-# Prepares, starts and follows once. Returns the run's status; 255 if the machines did not answer.
+# Until the run has ended on all hosts, with what those say that did not end well. Of a command the
+# first host may have ended long before others; in training they end together.
+collect() {
+  local limit=" 300"
+  [[ -z ${COMMAND:-} ]] || limit=""
+  on all "bash $NAME/launch/on_host.sh wait$limit"
+}
+
+# Says why the hosts could not be prepared, in `failure`.
+not_prepared() {
+  local host
+  host=$(sed -n "s/^$1 on //p" <<<"$endings" | head -n 1)
+  failure="$NAME could not be prepared: status $1${host:+ on $host}, see above"
+  [[ $1 != 66 ]] || failure="$host did not get the commit: to several hosts gcloud copies with its\
+ key in the agent only (ssh-add ~/.ssh/google_compute_engine)"
+}
+
+# Prepares, starts and follows once. Returns what ended the run; 255 if the hosts did not answer.
 attempt() {
-  prepare && start || return 255
-  local status=0 lost=0
-  while :; do
-    status=0
-    follow || status=$?
-    # ssh's own status, and gcloud's: the connection broke. The run may well be going on.
-    if [[ $status != 255 && $status != 1 ]]; then
-      # Of a command the first host may have ended while others are still at work.
-      [[ -z ${COMMAND:-} || $status != 0 && $status != 70 ]] ||
-        on all "bash $NAME/launch/on_host.sh wait" || status=75
+  local status=0 all=255 lost=0
+  failure="" endings=""
+  prepare || status=$?
+  if [[ $status == 69 ]]; then
+    say "a run of another commit is at work on $NAME: following it"
+  else
+    [[ $status != 0 ]] || start || status=$?
+    if [[ $status != 0 ]]; then
+      [[ $status != 255 && $(state) == ACTIVE ]] || return 255
+      not_prepared "$status"
       return "$status"
     fi
+  fi
+  status=255
+  while :; do
+    [[ $status != 255 ]] || { status=0; follow 0 || status=$?; }
+    [[ $status == 255 ]] || { all=0; collect || all=$?; }
+    [[ $all == 255 ]] || break
+    # The run may well be going on.
     lost=$((lost + 1))
-    [[ $lost -lt 5 && $(state) == ACTIVE ]] || return 255
+    [[ $lost -lt 5 && $(state) == ACTIVE ]] || break
     say "the connection to $NAME broke; once more"
     pause
   done
+  return "$(rank "$status" "$all")"
+}
+
+# finish STATUS LINE: says how it ended, and gives the machines back or says that they cost.
+finish() {
+  local kept="the machines are still there and cost: launch/cloud_tpu.sh delete --name $NAME"
+  if [[ -n ${DRY_RUN:-} ]]; then
+    [[ -z ${DELETE_AFTER:-} ]] || on_own_disk || remove
+  elif [[ -z ${DELETE_AFTER:-} || $1 == 130 ]]; then
+    say "$2; $kept"
+  elif on_own_disk; then
+    say "$2; --workdir $WORKDIR may lie on their own disk, so $kept"
+  else
+    say "$2"
+    give_back
+  fi
 }
 
 train() {
-  local status left=$RESTARTS
+  local status line left=$RESTARTS
   plan
   while :; do
     acquire
     status=0
     attempt || status=$?
-    [[ $status == 70 ]] && status=1 # see on_host.sh
-    case $status in
-      0)
-        [[ -n ${DRY_RUN:-} ]] || say "the run has come to its end"
-        if [[ -n ${DELETE_AFTER:-} ]]; then remove; elif [[ -z ${DRY_RUN:-} ]]; then
-          say "the machines are still there and cost: launch/cloud_tpu.sh delete --name $NAME"
-        fi
-        return ;;
-      *) restarts_on "$status" || { say "the run ended with $status; the machines are still there"
-        return "$status"; } ;;
-    esac
-    [[ $left -gt 0 ]] ||
-      { say "ended with $status after $RESTARTS restarts; the same command goes on"
-        return "$status"; }
+    restarts_on "$status" && [[ $left -gt 0 ]] || break
     left=$((left - 1))
     say "status $status: starting again ($left times left)"
     pause
   done
+  line=${failure:-the run ended with $status}
+  [[ $status != 0 ]] || line="the run has come to its end"
+  ! restarts_on "$status" ||
+    line="ended with $status after $RESTARTS restarts; the same command goes on"
+  finish "$status" "$line" || [[ $status != 0 ]] || status=1
+  return "$status"
 }
 
 exec 3>&1
-case $action in train | run) check_train ;; esac
+case $action in
+  train | run) check_train ;;
+  log) [[ ${WORKER:=0} =~ ^([0-9]+\.)?[0-9]+$ ]] || die "--worker $WORKER: N or SLICE.N needed" ;;
+esac
 need_tool gcloud "https://cloud.google.com/sdk/docs/install"
 case $action in
   train | run) dry_state=ABSENT; train ;;
   status)
-    say "$NAME: $(state)"
-    on 0 "bash $NAME/launch/on_host.sh last" ;;
-  log) follow ;;
-  stop) on all "bash $NAME/launch/on_host.sh stop" ;;
+    now=$(state)
+    say "$NAME: $now"
+    [[ $now != ACTIVE ]] || answered on 0 "bash $NAME/launch/on_host.sh last" ;;
+  log) answered follow "$WORKER" ;;
+  stop) answered on all "bash $NAME/launch/on_host.sh stop" ;;
   delete) remove ;;
 esac

@@ -35,12 +35,14 @@ if reply:
 class StandIns:
     """A folder of stand-ins before everything else on PATH.
 
-    A call is answered by the first reply left whose pattern is found in it, else by status 0.
+    A call is answered by the first reply left whose pattern is found in it, then by the first usual
+    one, else by status 0.
     """
 
     def __init__(self, folder: Path, *programs: str) -> None:
         self._folder = folder
         self._replies: list[list] = []
+        self._usual: list[list] = []
         (folder / "bin").mkdir(parents=True)
         for name in programs:
             program = folder / "bin" / name
@@ -53,6 +55,11 @@ class StandIns:
     ) -> None:
         """Adds a reply to the next `times` calls (0: all) in which `pattern` is found."""
         self._replies.append([pattern, times, status, out, error])
+        self._write()
+
+    def usually(self, pattern: str, out: str, error: str = "") -> None:
+        """Adds what is said, with status 0, to every call that has no other reply."""
+        self._usual.append([pattern, 0, 0, out, error])
         self._write()
 
     def env(self, **variables: str) -> dict[str, str]:
@@ -84,7 +91,7 @@ class StandIns:
         ]
 
     def _write(self) -> None:
-        (self._folder / "replies").write_text(json.dumps(self._replies))
+        (self._folder / "replies").write_text(json.dumps(self._replies + self._usual))
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
