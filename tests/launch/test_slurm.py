@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 
 from tests.support.stand_ins import ROOT, StandIns
@@ -40,6 +43,46 @@ def test_the_job_is_queued_again_when_it_can_go_on(slurm, status, state, count, 
     assert done.returncode == status
     assert requeued(slurm) == again
     assert ("queued again" in done.stderr) == (status in (75, 137) and count != "20")
+
+
+# Two tasks, as srun runs them: it returns the highest status.
+SRUN = """#!/bin/bash
+shift; highest=0
+for SLURM_PROCID in 0 1; do
+  export SLURM_PROCID; status=0; "$@" || status=$?
+  [[ $status -le $highest ]] || highest=$status
+done
+exit "$highest"
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [(0, 0, 0), (75, 2, 2), (1, 75, 1), (137, 75, 75), (75, 130, 130), (0, 3, 3)],
+)
+def test_the_status_is_that_of_what_ended_the_job(slurm, tmp_path, first, second, status):
+    """And not the highest: a mistake is not queued again."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "launch", checkout / "launch")
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / "c.py").touch()
+    for program, text in (
+        (
+            checkout / ".venv/bin/python",
+            f"#!/bin/bash\nexit $((SLURM_PROCID ? {second} : {first}))",
+        ),
+        (tmp_path / "bin" / "srun", SRUN),
+    ):
+        program.write_text(text)
+        program.chmod(0o755)
+    slurm.reply("show job", out="JobState=RUNNING\n", times=0)
+    job = JOB | {"SLURM_SUBMIT_DIR": str(checkout), "SLURM_JOB_NUM_NODES": "2"}
+    done = slurm.run("slurm.sbatch", "--config=c.py", **job)
+    assert done.returncode == status, done.stderr
+    assert requeued(slurm) == (status == 75)
+    who = 0 if status == first else 1
+    assert (f"status {status} of process {who}\n" in done.stderr) == (status != 0)
+    assert sorted(os.listdir(checkout)) == [".venv", "c.py", "launch"]
 
 
 def test_each_node_runs_one_process_with_all_flags(slurm):
