@@ -47,6 +47,11 @@ parse "$@"
 SLICES=${SLICES:-1} NODES=${NODES:-1}
 [[ $SLICES =~ ^[1-9][0-9]*$ ]] || die "--slices $SLICES: a whole number from 1 up needed"
 [[ $NODES =~ ^[1-9][0-9]*$ ]] || die "--nodes $NODES: a whole number from 1 up needed"
+tmp=/tmp
+if [[ -z ${DRY_RUN:-} ]]; then
+  tmp=$(mktemp -d)
+  trap 'rm -rf "$tmp"' EXIT
+fi
 jobset="jobset.sigs.k8s.io/jobset-name=$NAME"
 
 # tpu or gpu, by the accelerator's name.
@@ -58,8 +63,29 @@ need_workload() {
   need CLUSTER my-cluster
   need_tool xpk "pip install xpk, in an environment of its own"
   need_tool kubectl "gcloud components install kubectl"
+  need_tool gcloud "https://cloud.google.com/sdk/docs/install"
   where=(--cluster "$CLUSTER" --project "$PROJECT" --zone "$ZONE")
 }
+
+# Finds kubectl's context of this cluster, which need not be the current one; where there is none,
+# gcloud makes it. The cluster is in the zone or, as xpk makes them, in its region.
+find_context() {
+  local location region=${ZONE%-*} known=""
+  [[ -n ${DRY_RUN:-} ]] || known=$(kubectl config get-contexts --output name 2>"$tmp/said" || true)
+  for location in "$ZONE" "$region"; do
+    context=gke_${PROJECT}_${location}_$CLUSTER
+    [[ $'\n'$known$'\n' != *$'\n'"$context"$'\n'* ]] || return 0
+  done
+  [[ -z ${DRY_RUN:-} ]] || return 0
+  for location in "$region" "$ZONE"; do
+    context=gke_${PROJECT}_${location}_$CLUSTER
+    ! gcloud container clusters get-credentials "$CLUSTER" --location "$location" \
+      --project "$PROJECT" 2>"$tmp/$location" || return 0
+  done
+  die "no credentials for $CLUSTER in $region or $ZONE: $(grep -m 1 ERROR "$tmp/$region" || true)"
+}
+
+kube() { run kubectl --context "$context" "$@"; }
 
 image() {
   need IMAGE us-docker.pkg.dev/my-project/dmphn/tpu
@@ -69,20 +95,33 @@ image() {
   run docker push "$IMAGE"
 }
 
-# Prints Completed or Failed, Running where it is neither, ABSENT where there is none.
+# Prints Completed or Failed, Running where it is neither, ABSENT where there is none, UNKNOWN where
+# kubectl cannot tell.
 state() {
-  local said
+  local said look=(get jobset "$NAME" --output 'jsonpath={.status.terminalState}')
   if [[ -n ${DRY_RUN:-} ]]; then
-    run kubectl get jobset "$NAME" --output 'jsonpath={.status.terminalState}' >&3
+    kube "${look[@]}" >&3
     echo "${dry_state:-Completed}"
-  elif said=$(kubectl get jobset "$NAME" --output 'jsonpath={.status.terminalState}' 2>&1); then
+  elif said=$(kube "${look[@]}" 2>"$tmp/look"); then
     echo "${said:-Running}"
-  elif [[ $said == *NotFound* || $said == *"not found"* ]]; then
+  elif said=$(<"$tmp/look") && [[ $said == *"(NotFound)"* ]]; then
     echo ABSENT
   else
-    die "kubectl: ${said##*$'\n'} (gcloud container clusters get-credentials $CLUSTER" \
-      "--location $ZONE --project $PROJECT)"
+    say "kubectl: ${said##*$'\n'}"
+    echo UNKNOWN
   fi
+}
+
+# Sets `now` to the state, asked for a few times; ends the script where kubectl never tells.
+look() {
+  local tries
+  for tries in 1 2 3 4 5; do
+    [[ $tries == 1 ]] || pause
+    now=$(state)
+    [[ $now == UNKNOWN ]] || return 0
+  done
+  die "kubectl does not answer for $NAME (gcloud container clusters get-credentials $CLUSTER" \
+    "--location ${ZONE%-*} --project $PROJECT); the same command goes on"
 }
 
 # xpk puts the command into YAML within double quotes and traps SIGTERM for the process it starts:
@@ -125,20 +164,20 @@ create() {
 remove() { run xpk workload delete --workload "$NAME" "${where[@]}" --force; }
 
 follow() {
-  run kubectl logs --follow --tail 20 --all-containers --max-log-requests 1000 \
+  kube logs --follow --tail 20 --all-containers --max-log-requests 1000 \
     --selector "$jobset,batch.kubernetes.io/job-completion-index=0"
 }
 
 train() {
   local now looks=0
   plan
-  now=$(state)
+  look
   # What has ended stands in the way of a new one of its name.
   case $now in Failed | Completed) remove ;; esac
   [[ $now == Running ]] || create
   dry_state=Completed
   while :; do
-    now=$(state)
+    look
     case $now in
       Completed) say "$NAME has come to its end"; return ;;
       Failed) say "$NAME failed: its last lines are above; the same command goes on"; return 1 ;;
@@ -163,11 +202,13 @@ case $action in
     [[ $action == run ]] || need WORKDIR /data/runs/stack4 ;;
 esac
 need_workload
+[[ $action == delete ]] || find_context
 case $action in
   train | run) dry_state=ABSENT; train ;;
   status)
     run xpk workload list "${where[@]}" --filter-by-job "$NAME"
-    say "$NAME: $(state)" ;;
+    look
+    say "$NAME: $now" ;;
   log) follow ;;
   delete) remove ;;
 esac

@@ -21,16 +21,26 @@ TRAIN = [
     "--workdir=/data/runs/x",
 ]
 STEPS = {
-    "kubectl get jobset": "look",
+    "get jobset": "look",
+    "get-contexts": "contexts",
+    "get-credentials": "credentials",
+    "workload list": "list",
     "xpk workload create": "create",
     "xpk workload delete": "delete",
-    "kubectl logs": "log",
+    "logs --follow": "log",
 }
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    return StandIns(tmp_path, "xpk", "kubectl", "docker")
+    cluster = StandIns(tmp_path, "xpk", "kubectl", "docker", "gcloud")
+    cluster.usually("config get-contexts", "another\ngke_p_z_c\n")
+    return cluster
+
+
+def steps(cluster) -> list[str]:
+    """The calls, but the look for the cluster's context."""
+    return [step for step in cluster.steps(STEPS) if step != "contexts"]
 
 
 def states(cluster, *names):
@@ -54,7 +64,7 @@ def test_a_workload_is_created_and_followed_to_its_end(cluster):
     states(cluster, "ABSENT", "Running", "Completed")
     done = cluster.run("gke_xpk.sh", *TRAIN, "--slices=2", "--storage=v", "--spot")
     assert done.returncode == 0, done.stderr
-    assert cluster.steps(STEPS) == ["look", "create", "look", "log", "look"]
+    assert steps(cluster) == ["look", "create", "look", "log", "look"]
     call = created(cluster)
     # Kubernetes restarts xpk's workloads on 42 and 127 to 255 only, unless told.
     assert value(call, "--restart-on-exit-codes") == "75"
@@ -107,13 +117,13 @@ def test_a_command_runs_in_every_pod(cluster, flags, place):
 def test_run_again_it_follows_what_runs(cluster):
     states(cluster, "Running", "Running", "Completed")
     assert cluster.run("gke_xpk.sh", *TRAIN).returncode == 0
-    assert cluster.steps(STEPS) == ["look", "look", "log", "look"]
+    assert steps(cluster) == ["look", "look", "log", "look"]
 
 
 def test_run_again_it_replaces_what_has_failed(cluster):
     states(cluster, "Failed", "Completed")
     assert cluster.run("gke_xpk.sh", *TRAIN).returncode == 0
-    assert cluster.steps(STEPS) == ["look", "delete", "create", "look"]
+    assert steps(cluster) == ["look", "delete", "create", "look"]
 
 
 def test_a_workload_that_waits_for_machines_has_no_log_yet(cluster):
@@ -139,15 +149,103 @@ def test_xpk_that_refuses_ends_it(cluster):
     cluster.reply("workload create", 1, error="[XPK] quota\n")
     done = cluster.run("gke_xpk.sh", *TRAIN)
     assert done.returncode == 2
-    assert cluster.steps(STEPS) == ["look", "create"]
+    assert steps(cluster) == ["look", "create"]
 
 
 def test_a_cluster_out_of_reach_is_one_line_with_the_way_out(cluster):
     cluster.reply("get jobset", 1, error="E1 retry\nUnable to connect to the server\n", times=0)
     done = cluster.run("gke_xpk.sh", *TRAIN)
     assert done.returncode == 2
-    assert "Unable to connect to the server (gcloud container clusters get-cred" in done.stderr
-    assert cluster.steps(STEPS) == ["look"]
+    assert "kubectl: Unable to connect to the server" in done.stderr
+    assert "does not answer for job (gcloud container clusters get-cred" in last_line(done)
+    assert steps(cluster) == ["look"] * 5
+
+
+def test_a_few_looks_may_fail(cluster):
+    for reply in (
+        {"status": 1, "error": "Error from server (NotFound): jobsets\n"},
+        {"out": ""},
+        {"out": "Completed"},
+    ):
+        cluster.reply("get jobset", 1, error="Unable to connect to the server\n", times=4)
+        cluster.reply("get jobset", **reply)
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert steps(cluster) == [*["look"] * 5, "create", *["look"] * 5, "log", *["look"] * 5]
+
+
+def test_what_kubectl_warns_of_is_no_state(cluster):
+    warning = "W1125 warnings.go:70] jobset.x-k8s.io/v1alpha2 is deprecated\n"
+    cluster.reply("get jobset", 1, error="Error from server (NotFound): jobsets\n")
+    cluster.reply("get jobset", error=warning)
+    cluster.reply("get jobset", out="Completed", error=warning)
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert steps(cluster) == ["look", "create", "look", "log", "look"]
+    assert "warnings.go" not in done.stderr
+
+
+def test_a_program_that_is_not_found_is_no_absent_workload(cluster):
+    error = "exec: executable gke-gcloud-auth-plugin not found\n"
+    cluster.reply("get jobset", 1, error=error, times=0)
+    assert cluster.run("gke_xpk.sh", *TRAIN).returncode == 2
+    assert "create" not in steps(cluster)
+
+
+@pytest.mark.parametrize(
+    ("known", "context", "calls"),
+    [
+        ("gke_p_us-east5_c\nother\n", "gke_p_us-east5_c", []),
+        ("gke_p_us-east5-b_c\n", "gke_p_us-east5-b_c", []),
+        ("gke_p_us-east5_c2\n", "gke_p_us-east5_c", ["us-east5"]),
+    ],
+)
+def test_kubectl_looks_at_the_cluster_that_is_named(cluster, known, context, calls):
+    cluster.reply("get-contexts", out=known, times=0)
+    states(cluster, "Running", "Running", "Completed")
+    done = cluster.run("gke_xpk.sh", *TRAIN, "--zone=us-east5-b")
+    assert done.returncode == 0, done.stderr
+    of = [call for call in cluster.calls() if call[0] == "kubectl"][1:]
+    assert len(of) == 4
+    assert all(call[1:3] == ["--context", context] for call in of)
+    asked = [value(call, "--location") for call in cluster.calls() if call[0] == "gcloud"]
+    assert asked == calls
+
+
+def test_a_cluster_of_one_zone_is_found(cluster):
+    cluster.reply("get-contexts", out="")
+    cluster.reply("--location us-east5 ", 1, error="ERROR: (gcloud) not found\n")
+    states(cluster, "Completed")
+    cluster.run("gke_xpk.sh", "status", *WHERE, "--zone=us-east5-b")
+    assert value(cluster.calls()[-1], "--context") == "gke_p_us-east5-b_c"
+
+
+def test_a_cluster_that_gcloud_does_not_know_ends_it(cluster):
+    cluster.reply("get-contexts", out="")
+    cluster.reply("get-credentials", 1, error="Fetching.\nERROR: no cluster c\n", times=0)
+    done = cluster.run("gke_xpk.sh", *TRAIN)
+    assert done.returncode == 2
+    assert "no credentials for c in z or z: ERROR: no cluster c" in last_line(done)
+
+
+def test_status_tells_xpk_s_and_the_workload_s(cluster):
+    states(cluster, "Running")
+    cluster.reply("workload list", out="job  1/4 running\n")
+    done = cluster.run("gke_xpk.sh", "status", *WHERE)
+    assert done.returncode == 0
+    assert steps(cluster) == ["list", "look"]
+    assert done.stdout == "job  1/4 running\n"
+    assert last_line(done) == "gke_xpk.sh: job: Running"
+
+
+def test_the_log_of_the_first_pod_is_followed(cluster):
+    cluster.reply("logs", out="step 7\n")
+    done = cluster.run("gke_xpk.sh", "log", *WHERE)
+    assert (done.returncode, done.stdout) == (0, "step 7\n")
+    (call,) = [call for call in cluster.calls() if "logs" in call]
+    selected = value(call, "--selector").split(",")
+    assert "jobset.sigs.k8s.io/jobset-name=job" in selected
+    assert "batch.kubernetes.io/job-completion-index=0" in selected
 
 
 def test_the_image_is_that_of_the_accelerator(cluster):
@@ -160,7 +258,7 @@ def test_the_image_is_that_of_the_accelerator(cluster):
 
 def test_delete_removes_it(cluster):
     assert cluster.run("gke_xpk.sh", "delete", *WHERE).returncode == 0
-    assert cluster.steps(STEPS) == ["delete"]
+    assert steps(cluster) == ["delete"]
     assert "--force" in cluster.calls()[0]
 
 
@@ -178,7 +276,7 @@ def test_arguments_are_checked_first(cluster, flags, line):
     done = cluster.run("gke_xpk.sh", *flags)
     assert done.returncode == 2
     assert line in done.stderr
-    assert "create" not in cluster.steps(STEPS)
+    assert "create" not in steps(cluster)
 
 
 def test_a_missing_tool_is_one_line(tmp_path):
