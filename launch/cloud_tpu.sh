@@ -57,11 +57,9 @@ SLICES=${SLICES:-1} WAIT=${WAIT:-0}
 [[ $WAIT =~ ^[0-9]+$ ]] || die "--wait $WAIT: minutes needed"
 where=(--project "$PROJECT" --zone "$ZONE")
 resources=(gcloud compute tpus queued-resources)
-tmp=/tmp
-if [[ -z ${DRY_RUN:-} ]]; then
-  tmp=$(mktemp -d)
-  trap 'rm -rf "$tmp"' EXIT
-fi
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT # whatever gcloud makes of it: this is no broken connection
 
 check_train() {
   need ACCELERATOR v6e-16
@@ -194,10 +192,11 @@ give_up() {
     "launch/cloud_tpu.sh delete gives it up"
 }
 
-# Puts this commit with its own Python on every host, once. Returns 69 if an older one's run of the
-# same data and folder is at work there.
+# Puts this commit with its own Python on every host, once; sets `older` where another one's run of
+# the same data and folder is at work.
 prepare() {
-  local archive data=${DATA:-} workdir=${WORKDIR:-} extra='jax[tpu]>=0.10,<0.12' ready status=0
+  local archive at=$tmp data=${DATA:-} workdir=${WORKDIR:-} ready status=0
+  local extra='jax[tpu]>=0.10,<0.12'
   ready=$(quoted "$commit $data $workdir")
   if [[ -z ${DRY_RUN:-} ]]; then
     on all "grep -qxF $ready $NAME/.ready" >/dev/null 2>&1 || status=$?
@@ -213,12 +212,13 @@ prepare() {
     [[ $status == 0 || $status == 255 ]] ||
       die "a run of other data or of another --workdir is at work on $NAME: launch/cloud_tpu.sh" \
         "stop ends it, another --name leaves it alone"
-    [[ $status != 0 ]] || status=69
+    [[ $status != 0 ]] || older=1
   fi
-  [[ $status == 0 ]] || return "$status"
+  [[ $status == 0 && -z $older ]] || return "$status"
   archive=$NAME-$commit.tar.gz
-  run git -C "$root" archive --format tar.gz --output "$tmp/$archive" "$commit" || return
-  run "${resources[@]}" scp "$tmp/$archive" "$NAME:" "${where[@]}" --node all --worker all ||
+  [[ -z ${DRY_RUN:-} ]] || at=/tmp
+  run git -C "$root" archive --format tar.gz --output "$at/$archive" "$commit" || return
+  run "${resources[@]}" scp "$at/$archive" "$NAME:" "${where[@]}" --node all --worker all ||
     return 255
   on all "test -s $archive || exit 66; mkdir -p $NAME && tar xzf $archive -C $NAME &&\
  echo $commit > $NAME/.version &&\
@@ -254,17 +254,17 @@ not_prepared() {
 # Prepares, starts and follows once. Returns what ended the run; 255 if the hosts did not answer.
 attempt() {
   local status=0 all=255 lost=0
-  failure="" endings=""
+  failure="" endings="" older=""
   prepare || status=$?
-  if [[ $status == 69 ]]; then
+  if [[ -n $older ]]; then
     say "a run of another commit is at work on $NAME: following it"
-  else
-    [[ $status != 0 ]] || start || status=$?
-    if [[ $status != 0 ]]; then
-      [[ $status != 255 && $(state) == ACTIVE ]] || return 255
-      not_prepared "$status"
-      return "$status"
-    fi
+  elif [[ $status == 0 ]]; then
+    start || status=$?
+  fi
+  if [[ $status != 0 ]]; then
+    [[ $status != 255 && $(state) == ACTIVE ]] || return 255
+    not_prepared "$status"
+    return "$status"
   fi
   status=255
   while :; do

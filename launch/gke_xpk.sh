@@ -47,11 +47,9 @@ parse "$@"
 SLICES=${SLICES:-1} NODES=${NODES:-1}
 [[ $SLICES =~ ^[1-9][0-9]*$ ]] || die "--slices $SLICES: a whole number from 1 up needed"
 [[ $NODES =~ ^[1-9][0-9]*$ ]] || die "--nodes $NODES: a whole number from 1 up needed"
-tmp=/tmp
-if [[ -z ${DRY_RUN:-} ]]; then
-  tmp=$(mktemp -d)
-  trap 'rm -rf "$tmp"' EXIT
-fi
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT # whatever kubectl makes of it
 jobset="jobset.sigs.k8s.io/jobset-name=$NAME"
 
 # tpu or gpu, by the accelerator's name.

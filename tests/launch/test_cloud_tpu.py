@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -263,16 +265,17 @@ def test_what_the_run_says_is_shown_as_it_is(cloud):
     assert done.stdout == "step 1\n  step 2 \\n\nno end\n"
 
 
-@pytest.mark.parametrize("step", ["install", "start"])
-def test_what_lasts_is_not_tried_again(cloud, step):
+@pytest.mark.parametrize(("step", "status"), [("install", 1), ("install", 69), ("start", 2)])
+def test_what_lasts_is_not_tried_again(cloud, step, status):
     """No right to the data, no index of packages."""
     states(cloud, "ACTIVE")
     fresh(cloud)
-    hosts(cloud, step, 0, 0, 1, 0, times=0)
+    hosts(cloud, step, 0, 0, status, 0, times=0)
     done = cloud.run("cloud_tpu.sh", *TRAIN)
-    assert done.returncode == 1
+    assert done.returncode == status
+    assert cloud.steps(STEPS)[-1] == "look"
     assert cloud.steps(STEPS).count(step) == 1
-    assert "could not be prepared: status 1 on h2" in last_line(done)
+    assert f"could not be prepared: status {status} on h2" in last_line(done)
 
 
 def test_a_commit_that_gcloud_did_not_copy_is_told_with_the_way_out(cloud):
@@ -429,6 +432,34 @@ def test_what_is_to_be_gone_on_with_or_could_be_lost_is_kept(cloud, status, flag
     assert cloud.steps(STEPS) == AGAIN
     assert line in last_line(done)
     assert ("they will be kept" in done.stderr.splitlines()[0]) == bool(flags)
+
+
+def test_an_interrupt_ends_the_script_alone(cloud, tmp_path):
+    """Even if gcloud ends with a status of its own, as for a broken connection."""
+    states(cloud, "ACTIVE")
+    program = tmp_path / "bin" / "gcloud"
+    recorder = program.rename(program.with_name("record"))
+    program.write_text(
+        "#!/bin/bash\n"
+        f'case "$*" in *follow*) trap "exit 1" INT; echo "step 7"; sleep 60 & wait ;; esac\n'
+        f'exec {recorder} "$@"\n'
+    )
+    program.chmod(0o755)
+    train = [*TRAIN, "--delete-after"]
+    script = subprocess.Popen(
+        # Where the tests run in the background, interrupts are ignored, and bash cannot trap them.
+        ["env", "--default-signal=INT", "bash", ROOT / "launch/cloud_tpu.sh", *train],
+        env=cloud.env(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert script.stdout.readline() == "step 7\n"
+    os.killpg(script.pid, signal.SIGINT)
+    script.communicate(timeout=30)
+    assert script.returncode == 130
+    assert not any({"delete", "wait"} & set(" ".join(call).split()) for call in cloud.calls())
 
 
 def test_machines_that_cannot_be_given_back_are_told(cloud):
