@@ -31,7 +31,8 @@ on() {
     return
   fi
   : >"$tmp/ends"
-  { { "${command[@]}" 2>&4 | sieve "$tmp/ends" >&5; } 4>&1 | tee "$tmp/said" >&2; } 5>&1 || broke=1
+  { { "${command[@]}" 2>&4 4>&- 5>&- | sieve "$tmp/ends" >&5; } 4>&1 |
+    tee "$tmp/said" >&2; } 5>&1 || broke=1
   if [[ $node == all ]]; then
     # As gcloud says itself whom it has set out for.
     local to='s/.*SSH into \([0-9]*\) nodes with a total of \([0-9]*\) workers.*/\1 \2/p'
