@@ -66,6 +66,12 @@ mount_nfs() {
   mountpoint -q "$2" || sudo mount -t nfs "$1" "$2"
 }
 
+# Python that heeds an interrupt: what a shell starts in the background is born deaf to it, for which
+# Python installs no handler. The process stays the same one.
+python=(.venv/bin/python -ISc 'import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])' .venv/bin/python)
+
 # Training's flags begin with hyphens, a command with its name.
 module() { case ${1:-} in deblur | evaluate) echo dmphn_jax ;; *) echo dmphn_jax.main ;; esac; }
 
@@ -78,13 +84,13 @@ start() {
   # A session of its own: the run outlives the connection it was started over.
   # shellcheck disable=SC2016 # for the inner shell
   STATE_FOLDER=$state setsid bash -c '
-    .venv/bin/python -m "$@" &
+    "$@" &
     echo $! >"$STATE_FOLDER/pid"
     status=0
     wait $! || status=$?
     echo "$status" >"$STATE_FOLDER/status.new"
     mv "$STATE_FOLDER/status.new" "$STATE_FOLDER/status"
-  ' work "$(module "$@")" "$@" >>"$state/log" 2>&1 </dev/null &
+  ' work "${python[@]}" -m "$(module "$@")" "$@" >>"$state/log" 2>&1 </dev/null &
   until alive || [[ -e $state/status ]]; do sleep 0.1; done
 }
 
@@ -117,7 +123,7 @@ last() { tail -n 5 "$state/log"; }
 
 foreground() {
   echo $$ >"$state/pid" # stays that of the command that takes this shell's place
-  exec .venv/bin/python -m "$(module "$@")" "$@"
+  exec "${python[@]}" -m "$(module "$@")" "$@"
 }
 
 idle() {
@@ -125,7 +131,12 @@ idle() {
 }
 
 stop() {
-  if alive; then kill -s "${1:-INT}" "$(cat "$state/pid")"; fi
+  if alive; then
+    kill -s "${1:-INT}" "$(cat "$state/pid")"
+    echo "on_host.sh: asked the run on $(hostname) to save and end"
+  else
+    echo "on_host.sh: no run is at work on $(hostname)"
+  fi
 }
 
 action=${1:-}

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.stand_ins import ROOT
 
 # A run that ends with status 75 when it is asked to, else with that in the file `status`.
 PYTHON = """#!/usr/bin/env bash
+[[ $1 != -ISc ]] || exec "${@:3}"
 trap 'echo asked to stop; exit 75' INT TERM
 echo "training with $*"
 until [[ -s status ]]; do sleep 0.02; done
@@ -44,7 +46,7 @@ def host(tmp_path):
         assert done.returncode == status, done.stdout
         return done.stdout
 
-    run.checkout, run.state = checkout, tmp_path / "state" / "job"
+    run.checkout, run.state, run.env = checkout, tmp_path / "state" / "job", env
     yield run
     (checkout / "status").write_text("0")  # whatever still runs
 
@@ -66,8 +68,42 @@ def test_a_run_is_asked_to_stop(host):
     host("start")
     while "training" not in (host.state / "log").read_text():
         time.sleep(0.02)
-    host("stop", "TERM")
+    assert "asked the run" in host("stop", "TERM")
     assert "asked to stop" in host("follow", status=75)
+    assert "no run is at work" in host("stop")
+
+
+# The project's command in small: a Python that has installed no handler of its own.
+MODULE = """
+import sys, time
+try:
+    print("at work", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("action", ["start", "foreground"])
+def test_stop_interrupts_a_python_that_handles_no_signal(host, action):
+    """As cloud_tpu.sh and hosts.sh call it, from shells whose background jobs ignore SIGINT."""
+    package = host.checkout / "dmphn_jax"
+    package.mkdir()
+    (package / "__main__.py").write_text(MODULE)
+    python = host.checkout / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    log = host.checkout.parent / "out"
+    script = host.checkout / "launch" / "on_host.sh"
+    job = subprocess.Popen(
+        ["bash", "-c", f"bash {script} {action} deblur >>{log} 2>&1 & wait $!"], env=host.env
+    )
+    log = host.state / "log" if action == "start" else log
+    while not log.exists() or "at work" not in log.read_text():
+        time.sleep(0.02)
+    host("stop")
+    if action == "start":
+        host("follow", status=130)
+    assert job.wait(timeout=30) == (0 if action == "start" else 130)
 
 
 def test_a_host_that_restarted_under_the_run_counts_as_lost(host):
