@@ -9,7 +9,8 @@
 #   launch/on_host.sh follow                 shows the log until the run ends; ends with its status
 #   launch/on_host.sh wait                   until the run ends; fails if it was stopped or killed
 #   launch/on_host.sh last                   shows the end of the log
-#   launch/on_host.sh foreground [flags]     trains, or runs, in this terminal
+#   launch/on_host.sh foreground [flags]     trains, or runs, in this terminal; fails if a run is
+#                                            at work here
 #   launch/on_host.sh stop [SIGNAL]          asks the run here to save and end (INT: for good)
 #
 # `follow` says 70 where the run says 1, so that 1 is what an ssh client says of its own troubles.
@@ -21,7 +22,20 @@ mkdir -p "$state"
 
 version() { cat .version 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo unknown; }
 
-alive() { [[ -s $state/pid ]] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+# Prints a process: its number, and when it began. After a restart another one may have the number.
+process() {
+  local fields boot=/proc/sys/kernel/random/boot_id
+  fields=$(cat "/proc/$1/stat" 2>/dev/null) || true
+  read -ra fields <<<"${fields##*) }" # its name, in brackets, may hold anything
+  echo "$1 ${fields[19]:-} $(cat "$boot" 2>/dev/null)"
+}
+
+pid() { cut -d ' ' -f 1 "$state/pid"; }
+
+alive() {
+  [[ -s $state/pid ]] && kill -0 "$(pid)" 2>/dev/null &&
+    [[ $(process "$(pid)") == "$(cat "$state/pid")" ]]
+}
 
 install() {
   local extra=$1 python=${PYTHON:-3.11} lock uv
@@ -81,11 +95,12 @@ start() {
     return
   fi
   rm -f "$state/status" "$state/pid"
+  export -f process
   # A session of its own: the run outlives the connection it was started over.
   # shellcheck disable=SC2016 # for the inner shell
   STATE_FOLDER=$state setsid bash -c '
     "$@" &
-    echo $! >"$STATE_FOLDER/pid"
+    process $! >"$STATE_FOLDER/pid"
     status=0
     wait $! || status=$?
     echo "$status" >"$STATE_FOLDER/status.new"
@@ -97,7 +112,7 @@ start() {
 follow() {
   [[ -e $state/log ]] || { echo "on_host.sh: no run was started on $(hostname)" >&2; exit 69; }
   if alive; then
-    tail -n "${LINES_BACK:-20}" -f --pid "$(cat "$state/pid")" "$state/log" || true
+    tail -n "${LINES_BACK:-20}" -f --pid "$(pid)" "$state/log" || true
   else
     tail -n "${LINES_BACK:-20}" "$state/log"
   fi
@@ -115,14 +130,16 @@ ended() {
 }
 
 wait_for_end() {
-  if alive; then tail -f /dev/null --pid "$(cat "$state/pid")"; fi
+  if alive; then tail -f /dev/null --pid "$(pid)"; fi
   case $(ended) in 0 | 1 | 2 | 130) ;; *) exit 75 ;; esac
 }
 
 last() { tail -n 5 "$state/log"; }
 
 foreground() {
-  echo $$ >"$state/pid" # stays that of the command that takes this shell's place
+  idle # another one's pid is what `stop` needs
+  rm -f "$state/status"
+  process $$ >"$state/pid" # stays that of the command that takes this shell's place
   exec "${python[@]}" -m "$(module "$@")" "$@"
 }
 
@@ -132,7 +149,7 @@ idle() {
 
 stop() {
   if alive; then
-    kill -s "${1:-INT}" "$(cat "$state/pid")"
+    kill -s "${1:-INT}" "$(pid)"
     echo "on_host.sh: asked the run on $(hostname) to save and end"
   else
     echo "on_host.sh: no run is at work on $(hostname)"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -115,6 +113,19 @@ def test_a_host_that_restarted_under_the_run_counts_as_lost(host):
     host("follow", status=137)
 
 
+def test_another_process_of_the_same_number_is_not_taken_for_the_run(host):
+    host("start")
+    pid = host.state / "pid"
+    number, began, boot = pid.read_text().split()
+    for other in (f"{number} {int(began) - 1} {boot}\n", f"{number} {began} another-boot\n"):
+        run = pid.read_text()
+        pid.write_text(other)
+        host("idle")
+        assert "no run is at work" in host("stop")
+        pid.write_text(run)
+    host("idle", status=69)
+
+
 def test_in_the_foreground_the_run_takes_the_place_of_the_script(host):
     host.state.mkdir(parents=True)
     job = subprocess.Popen(
@@ -124,8 +135,10 @@ def test_in_the_foreground_the_run_takes_the_place_of_the_script(host):
         text=True,
     )
     assert job.stdout.readline() == "training with -m dmphn_jax.main --x\n"
-    assert int((host.state / "pid").read_text()) == job.pid
-    os.kill(job.pid, signal.SIGTERM)
+    assert int((host.state / "pid").read_text().split()[0]) == job.pid
+    # A second one would take `stop` away from it.
+    assert "a run is at work" in host("foreground", "--y", status=69)
+    host("stop")
     assert job.wait(timeout=30) == 75
 
 
