@@ -16,7 +16,7 @@ COMMON_FLAGS="flags, or variables of the same names in capitals (ZONE=... for --
   --data PLACE          the prepared data
   --workdir PLACE       the run's folder
   --restarts N          how often a run that was stopped or lost a process is started again (20)
-  --no-plan             leave out the table of \`dmphn plan\`
+  --no-plan             look for no mistakes in settings and buckets, and print no \`dmphn plan\`
   --dry-run             print the commands, run none
 and fields of the config: --config.FIELD=VALUE"
 
@@ -69,12 +69,11 @@ parse() {
   [[ $RESTARTS =~ ^[0-9]+$ ]] || die "--restarts $RESTARTS: a whole number needed"
 }
 
+# Names the flag of a variable.
+flag() { echo "--$(tr 'A-Z_' 'a-z-' <<<"$1")"; }
+
 # need VARIABLE EXAMPLE: ends with a line if it is not set.
-need() {
-  local flag
-  flag=--$(tr 'A-Z_' 'a-z-' <<<"$1")
-  [[ -n ${!1:-} ]] || die "$flag (or $1=) is needed, such as $2"
-}
+need() { [[ -n ${!1:-} ]] || die "$(flag "$1") (or $1=) is needed, such as $2"; }
 
 # need_tool PROGRAM WHERE: ends with a line if it is not installed. A dry run needs none.
 need_tool() {
@@ -144,19 +143,28 @@ pause() { [[ $POLL == 0 ]] || sleep "$POLL"; }
 # aborted, out of reach). 2 is a mistake, 130 a person.
 restarts_on() { [[ $1 == 75 || $1 == 134 || $1 == 137 || $1 == 143 || $1 == 255 ]]; }
 
-# `dmphn plan`, of the environment that `make plan` (or plan-gpu) has made with the compiler for the
-# devices $1, else of the checkout's own, else of PATH.
-dmphn_plan() {
+# Prints a Python that has the project: of the environment that `make plan` (or plan-gpu) has made
+# with the compiler for the devices $1, else of the checkout's own. Fails where there is none.
+project_python() {
   local environment python
   case $1 in v[0-9]*) environment=.venv-plan ;; *) environment=.venv-plan-gpu ;; esac
-  shift
   for python in "$root/$environment/bin/python" "$root/.venv/bin/python"; do
-    if [[ -x $python ]]; then
-      ([[ -f ${CONFIG%%:*} ]] || cd "$root" || exit; "$python" -m dmphn_jax plan "$@")
-      return
-    fi
+    [[ ! -x $python ]] || { echo "$python"; return; }
   done
-  dmphn plan "$@"
+  return 1
+}
+
+# Runs a command where CONFIG is found: here, or in the checkout.
+by_config() { ([[ -f ${CONFIG%%:*} ]] || cd "$root" || exit; "$@"); }
+
+# `dmphn plan` of such a Python, else of PATH.
+dmphn_plan() {
+  local python
+  if python=$(project_python "$1"); then
+    by_config "$python" -m dmphn_jax plan "${@:2}"
+  else
+    dmphn plan "${@:2}"
+  fi
 }
 
 # Names the accelerator as `dmphn plan --devices` does: v5litepod-16 -> v5e:4x4. "" if it has none.
@@ -182,19 +190,73 @@ devices() {
   esac
 }
 
-# Prints what the run will need there, where the accelerator's compiler is at hand; else says how
-# to get it. Ends the script if it will not fit.
+# What hosts get of the checkout is $commit: ends with a line if the config is not in it.
+need_committed() {
+  git -C "$root" cat-file -e "$commit:${CONFIG%%:*}" 2>/dev/null ||
+    die "--config $CONFIG: not in ${commit:0:12}, which is all the hosts get: git add, git commit"
+}
+
+# Ends with a line if there is no such bucket. Whether the hosts may use one only they can tell.
+need_buckets() {
+  local variable bucket seen=" " said
+  for variable in DATA WORKDIR; do
+    bucket=${!variable:-}
+    [[ $bucket == gs://* ]] || continue
+    bucket=${bucket#gs://}
+    bucket=gs://${bucket%%/*}
+    [[ $seen != *" $bucket "* ]] || continue
+    seen+="$bucket "
+    if [[ -n ${DRY_RUN:-} ]]; then run gcloud storage ls "$bucket"; continue; fi
+    command -v gcloud >/dev/null || continue
+    said=$(gcloud storage ls "$bucket" 2>&1 >/dev/null </dev/null) && continue
+    case $said in
+      *404* | *"does not exist"* | *"nvalid bucket name"*)
+        die "$(flag "$variable") ${!variable}: no such bucket: ${said##*$'\n'}" ;;
+      *) say "$bucket cannot be looked at from here: ${said##*$'\n'}" ;;
+    esac
+  done
+}
+
+# Ends with a line if no run can have these settings on the devices $1, as `dmphn plan` names them.
+check_settings() {
+  local python said status=0
+  python=$(project_python "$1") || python=python3
+  local command=("$python" "$root/launch/check.py" "$1" "${SLICES:-1}" "$CONFIG"
+    ${overrides[@]+"${overrides[@]}"})
+  if [[ -n ${DRY_RUN:-} ]]; then run "${command[@]}"; return; fi
+  said=$(by_config "${command[@]}" 2>&1) || status=$?
+  [[ $said != *"dmphn: error: "* ]] || die "${said##*dmphn: error: }"
+  [[ $status == 0 ]] || say "the settings are not checked: no Python here has the project's packages"
+}
+
+# The last look before anything is created: prints what the run will need there, where the
+# accelerator's compiler is at hand; else says how to get it. Ends the script with a line if the run
+# cannot start, or will not fit.
 plan() {
-  local name status=0
+  local name
+  [[ -z ${commit:-} || -n ${COMMAND:-} ]] || need_committed
+  [[ -z ${NO_PLAN:-} ]] || return 0
+  need_buckets
+  [[ -z ${COMMAND:-} ]] || return 0
   name=$(devices "${ACCELERATOR:-}")
-  [[ -z ${NO_PLAN:-} && -n $name && -z ${COMMAND:-} ]] || return 0
-  local flags=(--config "$CONFIG" --devices "$name" ${overrides[@]+"${overrides[@]}"})
+  check_settings "$name"
+  if [[ -n $name ]]; then
+    table "$name"
+  elif [[ -n ${ACCELERATOR:-} ]]; then
+    say "no plan: --accelerator $ACCELERATOR is none that \`dmphn plan\` knows"
+  else
+    say "no plan: --accelerator is not given, such as h100-80gb-8"
+  fi
+}
+
+# The plan for the devices $1.
+table() {
+  local said status=0 flags=(--config "$CONFIG" --devices "$1" ${overrides[@]+"${overrides[@]}"})
   if [[ -n ${DRY_RUN:-} ]]; then
     quoted dmphn plan "${flags[@]}"
     return
   fi
-  local said
-  said=$(dmphn_plan "$name" "${flags[@]}" 2>&1) || status=$?
+  said=$(dmphn_plan "$1" "${flags[@]}" 2>&1) || status=$?
   [[ ${SLICES:-1} -eq 1 || $status -gt 1 ]] ||
     say "planned as if one slice took the whole batch, which $SLICES share"
   case $status in

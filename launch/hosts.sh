@@ -47,8 +47,12 @@ connection=(ssh -o BatchMode=yes -o ConnectTimeout=10
 
 # Ends with a line that names the first host that cannot be used, before anything starts.
 check_hosts() {
-  local host said status look="test -x $FOLDER/.venv/bin/python || echo missing;\
- bash $FOLDER/launch/on_host.sh idle"
+  local host said status config=${CONFIG:-} look
+  look="test -x $FOLDER/.venv/bin/python || echo missing;"
+  config=${config%%:*}
+  [[ -z $config || $config == /* ]] || config=$FOLDER/$config
+  [[ -z $config ]] || look+=" test -f $(quoted "$config") || echo no config;"
+  look+=" bash $FOLDER/launch/on_host.sh idle"
   for host in "${hosts[@]}"; do
     if [[ -n ${DRY_RUN:-} ]]; then
       run "${connection[@]}" "$host" "$look"
@@ -59,6 +63,8 @@ check_hosts() {
     [[ $status != 255 ]] || die "$host cannot be reached: ${said##*$'\n'}"
     [[ $said != *missing* ]] ||
       die "$host has no $FOLDER/.venv: launch/hosts.sh install makes it"
+    [[ $said != *"no config"* ]] ||
+      die "$host has no $config: commit it, and launch/hosts.sh install brings it"
     [[ $status != 69 ]] || die "$host: a run is at work there; launch/hosts.sh stop ends it"
     [[ $status == 0 ]] || die "$host cannot be used: ${said##*$'\n'}"
   done

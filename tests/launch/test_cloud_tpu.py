@@ -86,7 +86,8 @@ def test_run_again_it_takes_up_where_it_was(cloud):
 
 
 RUN = [
-    *("run", *WHERE, "--accelerator=v6e-16", "--data=gs://b/photos", "--workdir=filer:/out"),
+    *("run", *WHERE, "--no-plan", "--accelerator=v6e-16"),
+    *("--data=gs://b/photos", "--workdir=filer:/out"),
     "--command=deblur data --checkpoint stack4 --output run/sharp",
 ]
 

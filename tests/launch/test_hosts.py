@@ -17,7 +17,14 @@ from tests.support.evaluation import save_tiny
 from tests.support.pictures import noise, saved
 from tests.support.stand_ins import ROOT, StandIns, last_line
 
-TRAIN = ["train", "--hosts=a b", "--config=configs/stack4.py", "--data=/d", "--workdir=w"]
+TRAIN = [
+    "train",
+    "--no-plan",
+    "--hosts=a b",
+    "--config=configs/stack4.py",
+    "--data=/d",
+    "--workdir=w",
+]
 
 
 @pytest.fixture
@@ -54,6 +61,7 @@ def test_one_host_needs_no_coordinator(ssh):
     [
         ("", 255, "b cannot be reached: ssh: no route"),
         ("missing\n", 0, "b has no dmphn_jax/.venv: launch/hosts.sh install"),
+        ("no config\n", 0, "b has no dmphn_jax/configs/stack4.py: commit it"),
     ],
 )
 def test_a_host_that_cannot_be_used_is_named_before_any_starts(ssh, out, status, line):
