@@ -2,7 +2,8 @@
 # One host's part of a job, called by cloud_tpu.sh and hosts.sh over ssh. It runs in the checkout.
 #
 #   launch/on_host.sh install EXTRA          its own Python and packages, once per version
-#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts a run's folder of NFS
+#   launch/on_host.sh reach DATA WORKDIR     copies data here, mounts folders of NFS: now and at every
+#                                            start
 #   launch/on_host.sh idle                   fails if a run is at work here
 #   launch/on_host.sh start [flags]          trains in the background; nothing if it does already;
 #                                            "deblur" or "evaluate" with its flags runs that
@@ -52,19 +53,13 @@ install() {
 # A bucket's data are copied to this host's disk, whose tiles are then mapped into memory; a run
 # writes to a bucket itself. HOST:/SHARE is mounted by NFS; a path is a path.
 reach() {
-  local data=$1 workdir=$2
-  let_go data "$data"
-  let_go run "$workdir"
-  case $data in
-    gs://*)
-      mkdir -p data
-      gcloud storage rsync --recursive --delete-unmatched-destination-objects "$data" data ;;
-    *:/*) mount_nfs "$data" data ;;
-  esac
-  case $workdir in
-    gs://*) ;;
-    *:/*) mount_nfs "$workdir" run ;;
-  esac
+  let_go data "$1"
+  let_go run "$2"
+  if [[ $1 == gs://* ]]; then
+    mkdir -p data
+    gcloud storage rsync --recursive --delete-unmatched-destination-objects "$1" data
+  fi
+  mount_all
 }
 
 # Unmounts folder $1 where a run of another place than $2 has mounted it.
@@ -75,9 +70,24 @@ let_go() {
   echo "$2" >"$state/$1.place"
 }
 
+# Mounts what `reach` was told of: at every start, for a mount does not outlive a restart of the host,
+# and a run would begin anew in the empty folder.
+mount_all() {
+  local folder place
+  for folder in data run; do
+    place=$(cat "$state/$folder.place" 2>/dev/null || true)
+    case $place in
+      gs://*) ;;
+      *:/*) mount_nfs "$place" "$folder" ;;
+    esac
+  done
+}
+
 mount_nfs() {
   mkdir -p "$2"
-  mountpoint -q "$2" || sudo mount -t nfs "$1" "$2"
+  mountpoint -q "$2" || sudo mount -t nfs "$1" "$2" || true
+  mountpoint -q "$2" ||
+    { echo "on_host.sh: $1 cannot be mounted at $PWD/$2 on $(hostname)" >&2; exit 69; }
 }
 
 # Python that heeds an interrupt: what a shell starts in the background is born deaf to it, for which
@@ -94,6 +104,7 @@ start() {
     echo "on_host.sh: already at work on $(hostname)"
     return
   fi
+  mount_all
   rm -f "$state/status" "$state/pid"
   export -f process
   # A session of its own: the run outlives the connection it was started over.
@@ -138,6 +149,7 @@ last() { tail -n 5 "$state/log"; }
 
 foreground() {
   idle # another one's pid is what `stop` needs
+  mount_all
   rm -f "$state/status"
   process $$ >"$state/pid" # stays that of the command that takes this shell's place
   exec "${python[@]}" -m "$(module "$@")" "$@"

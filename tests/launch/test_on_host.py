@@ -163,7 +163,7 @@ def test_no_run_and_no_action_are_lines(host):
         (
             "filer:/share",
             "/mnt/runs",
-            ["mountpoint -q data", "sudo mount -t nfs filer:/share data"],
+            ["mountpoint -q data", "sudo mount -t nfs filer:/share data", "mountpoint -q data"],
         ),
     ],
 )
@@ -191,8 +191,28 @@ def test_another_run_s_folder_is_let_go_of_first(tmp_path):
             ["bash", script, "reach", "", f"filer:{share}"], env=programs.env(), check=True
         )
     calls = [" ".join(call) for call in programs.calls()]
-    # Each time it looks; only the third finds another's mounted.
-    assert calls == ["mountpoint -q run"] * 3 + ["sudo umount run", "mountpoint -q run"]
+    # Each time it looks, and once more; only the third finds another's mounted.
+    assert calls == ["mountpoint -q run"] * 5 + ["sudo umount run"] + ["mountpoint -q run"] * 2
+
+
+@pytest.mark.parametrize("action", ["start", "foreground"])
+@pytest.mark.parametrize("mounts", [True, False])
+def test_a_share_is_mounted_again_after_the_host_was_restarted(host, tmp_path, action, mounts):
+    from tests.support.stand_ins import StandIns
+
+    programs = StandIns(tmp_path / "x", "mountpoint", "sudo")
+    host.env["PATH"] = programs.env()["PATH"]
+    (host.checkout / "status").write_text("0")
+    host("reach", "/mnt/data", "filer:/runs")
+    before = len(programs.calls())
+    programs.reply("mountpoint", 1, times=1 if mounts else 0)
+    programs.reply("sudo", 0 if mounts else 32, error="" if mounts else "mount.nfs: timed out\n")
+    said = host(action, "--x", status=0 if mounts else 69)
+    calls = [" ".join(call) for call in programs.calls()[before:]]
+    look, mount = "mountpoint -q run", "sudo mount -t nfs filer:/runs run"
+    assert calls == [look, mount, look]
+    assert ("filer:/runs cannot be mounted at" in said) != mounts
+    assert (host.state / "pid").exists() == mounts
 
 
 def test_its_own_python_is_installed_once_per_version(tmp_path):
