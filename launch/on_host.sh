@@ -38,12 +38,25 @@ alive() {
     [[ $(process "$(pid)") == "$(cat "$state/pid")" ]]
 }
 
+# Prints where uv is. pip brings it into the account, or, where a Python is managed by the system and
+# refuses (Debian's, Ubuntu's), into an environment of its own.
+find_uv() {
+  local own=$HOME/.dmphn/uv account=$HOME/.local/bin/uv said
+  command -v uv && return
+  if [[ ! -x $account && ! -x $own/bin/uv ]]; then
+    python3 -m pip install --quiet --user uv >/dev/null 2>&1 ||
+      said=$(python3 -m venv "$own" 2>&1 && "$own/bin/python" -m pip install --quiet uv 2>&1) ||
+      { echo "on_host.sh: pip brings no uv to $(hostname) (${said%%$'\n'*}): install uv there" >&2
+        exit 69; }
+  fi
+  if [[ -x $account ]]; then echo "$account"; else echo "$own/bin/uv"; fi
+}
+
 install() {
   local extra=$1 python=${PYTHON:-3.11} lock uv
   [[ -x .venv/bin/python && $(cat "$state/installed" 2>/dev/null) == "$(version) $extra" ]] && return
   # uv brings a Python of its own: that of a TPU runtime (Ubuntu 22.04) is 3.10.
-  uv=$(command -v uv || echo "$HOME/.local/bin/uv")
-  [[ -x $uv ]] || python3 -m pip install --quiet --user uv
+  uv=$(find_uv)
   lock=requirements/py${python/./}.txt
   [[ -d .venv ]] || "$uv" venv --quiet --python "$python" .venv
   "$uv" pip install --quiet --python .venv/bin/python -c "$lock" -e '.[gcs]' ${extra:+"$extra"}

@@ -234,6 +234,41 @@ def test_its_own_python_is_installed_once_per_version(tmp_path):
     assert all("-c requirements/py311.txt -e .[gcs] jax[tpu]" in line for line in installed)
 
 
+# A python3 whose pip refuses accounts, and whose environments have a pip that brings uv.
+MANAGED = """#!/bin/bash
+case "$*" in
+  *"pip install --quiet --user"*) echo "error: externally-managed-environment" >&2; exit 1 ;;
+  *"-m venv"*)
+    [[ $VENV ]] || { echo "ensurepip is not available"; echo "apt install"; exit 1; }
+    mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  *"pip install --quiet uv"*)
+    printf '#!/bin/bash\\necho "$@" >>"$HOME/uv.calls"\\n' >"${0%/*}/uv"; chmod +x "${0%/*}/uv" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("venv", ["yes", ""])
+def test_uv_comes_where_the_system_manages_its_python(host, tmp_path, venv):
+    if shutil.which("uv", path="/usr/bin:/bin"):
+        pytest.skip("the system has uv")
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python3"
+    python.write_text(MANAGED)
+    python.chmod(0o755)
+    host.env |= {"PATH": f"{python.parent}:/usr/bin:/bin", "VENV": venv}
+    (tmp_path / ".dmphn" / "uv").mkdir(parents=True)  # of an attempt that was broken off
+    said = host("install", "jax[tpu]", status=0 if venv else 69)
+    if not venv:
+        assert said.count("\n") == 1
+        assert "(ensurepip is not available): install uv there" in said
+        return
+    assert said == ""
+    calls = (tmp_path / "uv.calls").read_text()
+    assert "pip install --quiet --python .venv/bin/python" in calls
+    host("install", "jax[cuda13]")  # another one: uv is found again
+    assert "jax[cuda13]" in (tmp_path / "uv.calls").read_text()
+
+
 def test_a_command_runs_in_training_s_place(host):
     (host.checkout / "status").write_text("0")
     host("start", "deblur", "my photos", "--output", "o")
