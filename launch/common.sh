@@ -1,11 +1,11 @@
 # shellcheck shell=bash
 # What the launch scripts share: names, checks, dry runs, the plan. Sourced, not run.
 #
-# Every name is a flag, or the environment variable of the same name in capitals; the flag wins.
+# Every name is a flag, else a variable of the environment: DMPHN_NAME, else NAME.
 # Runs under the bash 3.2 of macOS.
 # shellcheck disable=SC2034 # what the scripts that source this use
 
-COMMON_FLAGS="flags, or variables of the same names in capitals (ZONE=... for --zone):
+COMMON_FLAGS="flags, or variables (DMPHN_ZONE=... for --zone; ZONE=... too, and it is said):
   --name NAME           of the job: names what is created (dmphn)
   --project PROJECT     of Google Cloud
   --zone ZONE           such as us-east5-b
@@ -30,7 +30,7 @@ say() { echo "${0##*/}: $*" >&2; }
 # Sets the variables from "$@"; --config.FIELD=VALUE goes to `overrides`. A script names its own
 # flags in `own_flags` and its switches (no value) in `own_switches`, by the variables they set.
 parse() {
-  overrides=()
+  overrides=() given=" "
   local known=" NAME PROJECT ZONE ACCELERATOR CONFIG COMMAND DATA WORKDIR RESTARTS"
   known+=" ${own_flags:-} "
   local switches=" DRY_RUN NO_PLAN ${own_switches:-} "
@@ -45,28 +45,54 @@ parse() {
       *) die "unexpected argument $flag; --help tells more" ;;
     esac
     variable=$(tr 'a-z-' 'A-Z_' <<<"${flag#--}")
-    value=${variable#*=}
     variable=${variable%%=*}
-    if [[ $switches == *" $variable "* ]]; then
-      printf -v "$variable" 1
-      continue
-    fi
-    [[ $known == *" $variable "* ]] || die "unknown flag ${flag%%=*}; --help tells more"
+    [[ "$known$switches" == *" $variable "* ]] || die "unknown flag ${flag%%=*}; --help tells more"
     if [[ $flag == *=* ]]; then
       value=${flag#*=}
+    elif [[ $switches == *" $variable "* ]]; then
+      value=1
     else
       [[ $# -gt 0 ]] || die "$flag needs a value"
       value=$1
       shift
     fi
     printf -v "$variable" %s "$value"
+    given+="$variable "
+  done
+  take_variables "$known$switches"
+  for variable in $switches; do # SPOT=0 is off
+    case ${!variable:-} in 0 | [Ff]alse | FALSE | [Nn]o | NO) printf -v "$variable" "" ;; esac
   done
   NAME=${NAME:-dmphn}
   RESTARTS=${RESTARTS:-20}
   POLL=${POLL:-30} # seconds between two looks
   [[ $NAME =~ ^[a-z][a-z0-9-]{0,38}[a-z0-9]$ ]] ||
-    die "--name $NAME: lower-case letters, digits and hyphens, 2 to 40 of them, a letter first"
-  [[ $RESTARTS =~ ^[0-9]+$ ]] || die "--restarts $RESTARTS: a whole number needed"
+    die "--name $NAME$(from NAME): lower-case letters, digits and hyphens, 2 to 40 of them, a letter first"
+  [[ $RESTARTS =~ ^[0-9]+$ ]] || die "--restarts $RESTARTS$(from RESTARTS): a whole number needed"
+}
+
+# Takes what no flag gave from the environment. A bare name may be there for something else (NAME
+# under WSL, say): it is told.
+take_variables() {
+  local variable named taken=()
+  for variable in $1; do
+    [[ $given != *" $variable "* ]] || continue
+    named=DMPHN_$variable
+    if [[ -n ${!named:-} ]]; then
+      printf -v "$variable" %s "${!named}"
+    elif [[ -n ${!variable:-} ]]; then
+      taken+=("$variable=${!variable}")
+    fi
+  done
+  [[ ${#taken[@]} -eq 0 ]] || say "taken from the environment: $(quoted "${taken[@]}")"
+}
+
+# Names the variable that a flag's value came from, "" if it was the flag.
+from() {
+  local named=DMPHN_$1
+  [[ $given != *" $1 "* && -n ${!1:-} ]] || return 0
+  [[ -n ${!named:-} ]] || named=$1
+  echo " (from the variable $named)"
 }
 
 # Names the flag of a variable.
@@ -83,7 +109,7 @@ need_tool() {
 # A config of the project, or a file in the working folder, must be there before anything is paid.
 need_config() {
   need CONFIG configs/stack4.py
-  [[ -f ${CONFIG%%:*} || -f $root/${CONFIG%%:*} ]] || die "--config $CONFIG: no such file"
+  [[ -f ${CONFIG%%:*} || -f $root/${CONFIG%%:*} ]] || die "--config $CONFIG$(from CONFIG): no such file"
 }
 
 # What the hosts run: `work` is the arguments of on_host.sh or of the trainer, `module` the module
@@ -99,18 +125,19 @@ need_work() {
   fi
   module=dmphn_jax
   local lines out=""
-  lines=$(xargs printf '%s\n' <<<"$COMMAND" 2>/dev/null) || die "--command: a quote is not closed"
+  lines=$(xargs printf '%s\n' <<<"$COMMAND" 2>/dev/null) || die "--command$(from COMMAND): a quote is not closed"
   work=()
   while IFS= read -r word; do work+=("$word"); done <<<"$lines"
   case ${work[0]} in
     deblur) out='--output|-o' ;;
     evaluate) out='--report' ;;
-    *) die "--command: deblur or evaluate needed, not '${work[0]}'" ;;
+    *) die "--command$(from COMMAND): deblur or evaluate needed, not '${work[0]}'" ;;
   esac
   [[ " ${work[*]} " =~ \ ($out)[\ =] ]] ||
     die "--command: ${out%|*} FOLDER is needed: what the hosts share"
   [[ " ${work[*]} " != *" --process"[\ =]* ]] || die "--command: --process is added here"
-  [[ ${#overrides[@]} -eq 0 && -z ${CONFIG:-} ]] || die "--config and --command exclude one another"
+  [[ ${#overrides[@]} -eq 0 && -z ${CONFIG:-} ]] ||
+    die "--config$(from CONFIG) and --command$(from COMMAND) exclude one another"
 }
 
 # `train` takes a config, `run` a command.
@@ -118,7 +145,7 @@ need_kind() {
   if [[ $1 == run ]]; then
     need COMMAND "'deblur photos --checkpoint stack4 --output sharp'"
   else
-    [[ -z ${COMMAND:-} ]] || die "--command goes with the action run"
+    [[ -z ${COMMAND:-} ]] || die "--command$(from COMMAND) goes with the action run"
   fi
 }
 
@@ -211,7 +238,7 @@ need_buckets() {
     said=$(gcloud storage ls "$bucket" 2>&1 >/dev/null </dev/null) && continue
     case $said in
       *404* | *"does not exist"* | *"nvalid bucket name"*)
-        die "$(flag "$variable") ${!variable}: no such bucket: ${said##*$'\n'}" ;;
+        die "$(flag "$variable") ${!variable}$(from "$variable"): no such bucket: ${said##*$'\n'}" ;;
       *) say "$bucket cannot be looked at from here: ${said##*$'\n'}" ;;
     esac
   done
@@ -268,4 +295,5 @@ table() {
   esac
 }
 
+given=" " # by flags
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -41,7 +41,7 @@ need HOSTS '"gpu1 gpu2"'
 read -ra hosts <<<"${HOSTS:-}"
 FOLDER=${FOLDER:-dmphn_jax} PORT=${PORT:-12355} EXTRA=${EXTRA:-}
 NODES=${#hosts[@]} # what the plan counts
-[[ $PORT =~ ^[0-9]+$ ]] || die "--port $PORT: a number needed"
+[[ $PORT =~ ^[0-9]+$ ]] || die "--port $PORT$(from PORT): a number needed"
 # A dead host or network ends its connection within a minute.
 connection=(ssh -o BatchMode=yes -o ConnectTimeout=10
   -o ServerAliveInterval=15 -o ServerAliveCountMax=4)

@@ -129,3 +129,52 @@ def test_settings_are_checked_where_the_project_is_installed(checkout, tmp_path)
     assert said.returncode == 2
     assert last_line(said).startswith("launcher: config.batch_size = 24 is not shared evenly by 16")
     assert "created" not in said.stdout
+
+
+GKE = ["image", "--accelerator=v6e-16", "--dry-run"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"NAME": "DESKTOP-1"}, "--name DESKTOP-1 (from the variable NAME): lower-case"),
+        ({"DMPHN_NAME": "X"}, "--name X (from the variable DMPHN_NAME): lower-case"),
+        ({"RESTARTS": "many"}, "--restarts many (from the variable RESTARTS): a whole"),
+        ({"COMMAND": "ls"}, "--command (from the variable COMMAND) goes with the action run"),
+        ({"CONFIG": "no.py"}, "--config no.py (from the variable CONFIG): no such file"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_it_came_from(tmp_path, variables, line):
+    flags = ["train", "--hosts=a"] + ["--config=configs/stack4.py"] * ("CONFIG" not in variables)
+    done = StandIns(tmp_path, "ssh").run("hosts.sh", *flags, **variables)
+    assert done.returncode == 2
+    assert line in last_line(done)
+
+
+def test_what_is_taken_from_bare_variables_is_said(tmp_path):
+    programs = StandIns(tmp_path)
+    done = programs.run("gke_xpk.sh", *GKE, IMAGE="other image", ZONE="z")
+    assert done.returncode == 0
+    assert done.stderr == "gke_xpk.sh: taken from the environment: ZONE=z 'IMAGE=other image'\n"
+    done = programs.run("gke_xpk.sh", *GKE, IMAGE="other", DMPHN_IMAGE="mine")
+    assert done.stderr == ""
+    assert "docker push mine" in done.stdout
+    assert "docker push own" in programs.run("gke_xpk.sh", *GKE, "--image=own", IMAGE="x").stdout
+
+
+@pytest.mark.parametrize("value", ["0", "false", "False", "no", ""])
+def test_a_switch_that_is_off_is_off(cloud, value):
+    create = ["queued-resources", "create"]
+    cloud.reply("describe", 1, error="NOT_FOUND\n")
+    cloud.reply("create", 1, error="ERROR: asked\n")
+    done = cloud.run("cloud_tpu.sh", *TRAIN, f"--reserved={value}", SPOT=value, DRY_RUN=value)
+    assert "ERROR: asked" in last_line(done)
+    (call,) = (call for call in cloud.calls() if call[3:5] == create)
+    assert "--spot" not in call
+    assert "--reserved" not in call
+
+
+def test_a_switch_that_is_on_is_on(tmp_path):
+    done = StandIns(tmp_path).run("cloud_tpu.sh", *TRAIN, DMPHN_DRY_RUN="1", SPOT="1")
+    assert done.returncode == 0
+    assert "--node-id job --spot" in done.stdout
