@@ -42,6 +42,12 @@ read -ra hosts <<<"${HOSTS:-}"
 FOLDER=${FOLDER:-dmphn_jax} PORT=${PORT:-12355} EXTRA=${EXTRA:-}
 NODES=${#hosts[@]} # what the plan counts
 [[ $PORT =~ ^[0-9]+$ ]] || die "--port $PORT$(from PORT): a number needed"
+# It stands as it is in what the hosts' shells read.
+[[ $FOLDER =~ ^~?[A-Za-z0-9_./][A-Za-z0-9_./+@=-]*$ && $FOLDER == *[A-Za-z0-9_]* ]] ||
+  die "--folder $FOLDER$(from FOLDER): a folder in letters, digits and ./_-, such as dmphn_jax"
+twice=$(printf '%s\n' "${hosts[@]}" | sort | uniq -d)
+[[ -z $twice ]] || die "--hosts: ${twice%%$'\n'*} is there twice; a host has one process"
+[[ " ${hosts[*]}" != *" -"* ]] || die "--hosts $HOSTS$(from HOSTS): names of hosts needed"
 # A dead host or network ends its connection within a minute.
 connection=(ssh -o BatchMode=yes -o ConnectTimeout=10
   -o ServerAliveInterval=15 -o ServerAliveCountMax=4)
@@ -74,7 +80,8 @@ check_hosts() {
 install() {
   local host commit there
   commit=$(git -C "$root" rev-parse HEAD)
-  there="mkdir -p $FOLDER && tar xzf - -C $FOLDER && echo $commit > $FOLDER/.version &&\
+  there="! test -e $FOLDER/launch/on_host.sh || bash $FOLDER/launch/on_host.sh idle &&\
+ mkdir -p $FOLDER && tar xzf - -C $FOLDER && echo $commit > $FOLDER/.version &&\
  bash $FOLDER/launch/on_host.sh install $(quoted "$EXTRA")"
   for host in "${hosts[@]}"; do
     if [[ -n ${DRY_RUN:-} ]]; then

@@ -1,20 +1,15 @@
-"""launch/hosts.sh against a stand-in for ssh; with a real start where a command is run, and
-in tools/lost_process.py."""
+"""launch/hosts.sh against a stand-in for ssh; test_real_hosts.py has the hosts' part too."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.evaluation import save_tiny
-from tests.support.pictures import noise, saved
 from tests.support.stand_ins import ROOT, StandIns, last_line
 
 TRAIN = [
@@ -225,6 +220,12 @@ def test_a_signal_before_a_restart_starts_nothing_more(ssh, tmp_path):
         (["train", "--config=configs/stack4.py"], "--hosts (or HOSTS=) is needed"),
         (["train", "--hosts=a"], "--config (or CONFIG=) is needed"),
         ([*TRAIN, "--port=x"], "--port x"),
+        *(
+            ([*TRAIN, f"--folder={folder}"], f"--folder {folder}: a folder in letters")
+            for folder in ("my folder", "$(id)", "a;b", "-a", "..", "/", "~")
+        ),
+        ([*TRAIN, "--hosts=a b a"], "a is there twice"),
+        ([*TRAIN, "--hosts=a -oProxyCommand=x"], "names of hosts needed"),
     ],
 )
 def test_arguments_are_checked_first(ssh, flags, line):
@@ -275,47 +276,14 @@ def test_a_command_is_checked_first(ssh, flags, line):
     assert ssh.calls() == []
 
 
-# Options up to the host's name are ssh's own; a host is a home folder with the checkout in it.
-SSH = """#!/usr/bin/env bash
-while [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done
-export HOME={folder}/$1; mkdir -p "$HOME"; cd "$HOME"; shift
-[[ -e dmphn_jax ]] || ln -s {folder}/checkout dmphn_jax
-exec bash -c "$*"
-"""
+def test_a_folder_in_the_home_is_the_hosts_shell_s_to_find(ssh):
+    assert ssh.run("hosts.sh", *TRAIN, "--folder=~/run-1/x.y").returncode == 0
+    assert all("bash ~/run-1/x.y/launch/on_host.sh foreground" in line for line in trained(ssh))
 
 
-def test_two_hosts_deblur_a_folder(tmp_path):
-    """Real processes of the real command; ssh alone is a stand-in."""
-    bin = tmp_path / "checkout" / ".venv" / "bin"
-    bin.mkdir(parents=True)
-    (tmp_path / "checkout" / "launch").symlink_to(ROOT / "launch")
-    (tmp_path / "checkout" / "dmphn_jax").symlink_to(ROOT / "dmphn_jax")
-    (tmp_path / "bin").mkdir()
-    for program, text in (
-        (bin / "python", f'#!/bin/bash\nexec {sys.executable} "$@"\n'),
-        (tmp_path / "bin" / "ssh", SSH.format(folder=tmp_path)),
-    ):
-        program.write_text(text)
-        program.chmod(0o755)
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    for i in range(6):
-        saved(photos / f"{i}.png", noise(16, 20, 3, seed=i))
-    command = f"deblur {photos} --checkpoint {save_tiny(tmp_path / 'tiny')} --output {out}"
-    done = subprocess.run(
-        ["bash", ROOT / "launch" / "hosts.sh", "run", "--hosts=h1 h2", f"--command={command}"],
-        env={
-            **os.environ,
-            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            "POLL": "0",
-            # Of compiled kernels: the hosts' homes are empty.
-            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(out)) == [f"{i}.png" for i in range(6)]
-    made = [int(n) for n in re.findall(r"deblurred (\d+) of", done.stdout)]
-    assert sum(made) == 6
+def test_stop_tells_of_a_host_it_did_not_reach(ssh):
+    ssh.reply("ssh .* b ", 255, error="ssh: no route\n")
+    done = ssh.run("hosts.sh", "stop", "--hosts=a b")
+    assert done.returncode == 1
+    assert done.stderr == "hosts.sh: b was not asked: ssh: no route\n"
+    assert [call[-1] for call in ssh.calls()] == ["bash dmphn_jax/launch/on_host.sh stop INT"] * 2
