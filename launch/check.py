@@ -8,6 +8,7 @@ mistake, 3 where the project is not installed.
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 try:
     from dmphn_jax.errors import UserError, run_command
@@ -30,7 +31,8 @@ def check(argv: list[str]) -> None:
         chips = machines.parse(devices).chips * int(slices)
     except UserError:
         return
-    check_batch(config.batch_size, SimpleNamespace(size=chips))
+    mesh: Any = SimpleNamespace(size=chips)
+    check_batch(config.batch_size, mesh)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,10 @@ NODES=${#hosts[@]} # what the plan counts
 # It stands as it is in what the hosts' shells read.
 [[ $FOLDER =~ ^~?[A-Za-z0-9_./][A-Za-z0-9_./+@=-]*$ && $FOLDER == *[A-Za-z0-9_]* ]] ||
   die "--folder $FOLDER$(from FOLDER): a folder in letters, digits and ./_-, such as dmphn_jax"
+[[ ${#hosts[@]} -gt 0 && " ${hosts[*]}" != *" -"* ]] ||
+  die "--hosts $HOSTS$(from HOSTS): names of hosts needed"
 twice=$(printf '%s\n' "${hosts[@]}" | sort | uniq -d)
 [[ -z $twice ]] || die "--hosts: ${twice%%$'\n'*} is there twice; a host has one process"
-[[ " ${hosts[*]}" != *" -"* ]] || die "--hosts $HOSTS$(from HOSTS): names of hosts needed"
 # A dead host or network ends its connection within a minute.
 connection=(ssh -o BatchMode=yes -o ConnectTimeout=10
   -o ServerAliveInterval=15 -o ServerAliveCountMax=4)

@@ -225,6 +225,7 @@ def test_a_signal_before_a_restart_starts_nothing_more(ssh, tmp_path):
             for folder in ("my folder", "$(id)", "a;b", "-a", "..", "/", "~")
         ),
         ([*TRAIN, "--hosts=a b a"], "a is there twice"),
+        ([*TRAIN, "--hosts= "], "names of hosts needed"),
         ([*TRAIN, "--hosts=a -oProxyCommand=x"], "names of hosts needed"),
     ],
 )
