@@ -40,31 +40,49 @@ parse "$@"
 need HOSTS '"gpu1 gpu2"'
 read -ra hosts <<<"${HOSTS:-}"
 FOLDER=${FOLDER:-dmphn_jax} PORT=${PORT:-12355} EXTRA=${EXTRA:-}
-[[ $PORT =~ ^[0-9]+$ ]] || die "--port $PORT: a number needed"
+NODES=${#hosts[@]} # what the plan counts
+[[ $PORT =~ ^[0-9]+$ ]] || die "--port $PORT$(from PORT): a number needed"
+# It stands as it is in what the hosts' shells read.
+[[ $FOLDER =~ ^~?[A-Za-z0-9_./][A-Za-z0-9_./+@=-]*$ && $FOLDER == *[A-Za-z0-9_]* ]] ||
+  die "--folder $FOLDER$(from FOLDER): a folder in letters, digits and ./_-, such as dmphn_jax"
+[[ ${#hosts[@]} -gt 0 && " ${hosts[*]}" != *" -"* ]] ||
+  die "--hosts $HOSTS$(from HOSTS): names of hosts needed"
+twice=$(printf '%s\n' "${hosts[@]}" | sort | uniq -d)
+[[ -z $twice ]] || die "--hosts: ${twice%%$'\n'*} is there twice; a host has one process"
 # A dead host or network ends its connection within a minute.
 connection=(ssh -o BatchMode=yes -o ConnectTimeout=10
   -o ServerAliveInterval=15 -o ServerAliveCountMax=4)
 
 # Ends with a line that names the first host that cannot be used, before anything starts.
 check_hosts() {
-  local host said
+  local host said status config=${CONFIG:-} look
+  look="test -x $FOLDER/.venv/bin/python || echo missing;"
+  config=${config%%:*}
+  [[ -z $config || $config == /* ]] || config=$FOLDER/$config
+  [[ -z $config ]] || look+=" test -f $(quoted "$config") || echo no config;"
+  look+=" bash $FOLDER/launch/on_host.sh idle"
   for host in "${hosts[@]}"; do
     if [[ -n ${DRY_RUN:-} ]]; then
-      run "${connection[@]}" "$host" "test -x $FOLDER/.venv/bin/python"
-    else
-      said=$("${connection[@]}" "$host" \
-        "test -x $FOLDER/.venv/bin/python || echo missing" 2>&1 </dev/null) ||
-        die "$host cannot be reached: ${said##*$'\n'}"
-      [[ $said != *missing* ]] ||
-        die "$host has no $FOLDER/.venv: launch/hosts.sh install makes it"
+      run "${connection[@]}" "$host" "$look"
+      continue
     fi
+    status=0
+    said=$("${connection[@]}" "$host" "$look" 2>&1 </dev/null) || status=$?
+    [[ $status != 255 ]] || die "$host cannot be reached: ${said##*$'\n'}"
+    [[ $said != *missing* ]] ||
+      die "$host has no $FOLDER/.venv: launch/hosts.sh install makes it"
+    [[ $said != *"no config"* ]] ||
+      die "$host has no $config: commit it, and launch/hosts.sh install brings it"
+    [[ $status != 69 ]] || die "$host: a run is at work there; launch/hosts.sh stop ends it"
+    [[ $status == 0 ]] || die "$host cannot be used: ${said##*$'\n'}"
   done
 }
 
 install() {
   local host commit there
   commit=$(git -C "$root" rev-parse HEAD)
-  there="mkdir -p $FOLDER && tar xzf - -C $FOLDER && echo $commit > $FOLDER/.version &&\
+  there="! test -e $FOLDER/launch/on_host.sh || bash $FOLDER/launch/on_host.sh idle &&\
+ mkdir -p $FOLDER && tar xzf - -C $FOLDER && echo $commit > $FOLDER/.version &&\
  bash $FOLDER/launch/on_host.sh install $(quoted "$EXTRA")"
   for host in "${hosts[@]}"; do
     if [[ -n ${DRY_RUN:-} ]]; then
@@ -77,25 +95,79 @@ install() {
   done
 }
 
-ask_all() {
-  local host
-  for host in "${hosts[@]}"; do
-    run "${connection[@]}" "$host" "bash $FOLDER/launch/on_host.sh stop $1" </dev/null &
+# Waits for a process to its end, whatever signals come meanwhile; returns its status.
+outlast() {
+  local status
+  while :; do
+    status=0
+    wait "$1" || status=$?
+    kill -0 "$1" 2>/dev/null || break
   done
-  wait
+  if [[ $status -gt 128 ]]; then # of the signal, or its own
+    status=0
+    wait "$1" 2>/dev/null || status=$?
+  fi
+  return "$status"
+}
+
+# Waits for what a broken connection has left at work: it is not started a second time.
+wait_for_all() {
+  local host process
+  processes=()
+  for host in "${hosts[@]}"; do
+    "${connection[@]}" "$host" "bash $FOLDER/launch/on_host.sh wait" >/dev/null 2>&1 </dev/null &
+    processes+=($!)
+  done
+  for process in "${processes[@]}"; do outlast "$process" || true; done
+}
+
+# ask I SIGNAL TRIES: host I's run to save and end, again while it is only about to begin there. One
+# that was asked is not asked twice: to a second interrupt it ends without saving.
+ask() {
+  local host=${hosts[$1]} said tries=$3
+  while :; do
+    said=$(run "${connection[@]}" "$host" "bash $FOLDER/launch/on_host.sh stop $2" 2>&1 </dev/null) ||
+      { say "$host was not asked: ${said##*$'\n'}"; return 1; }
+    [[ $said == *"no run is at work"* && $((tries -= 1)) -gt 0 ]] || break
+    kill -0 "${processes[$1]:-$$}" 2>/dev/null || break
+    [[ $POLL == 0 ]] || sleep 1
+  done
+  printf '%s\n' "$said"
+}
+
+ask_all() {
+  local i asks=() status=0
+  for i in "${!hosts[@]}"; do
+    ask "$i" "$@" &
+    asks+=($!)
+  done
+  for i in "${asks[@]}"; do wait "$i" || status=$?; done
+  return "$status"
 }
 
 # The first signal asks all hosts to save and end, a second one lets go of them.
-asked="" asking=""
+started="" asked="" asking="" resting="" processes=()
 on_signal() {
-  if [[ -n $asked ]]; then
-    kill "${processes[@]}" 2>/dev/null || true
-    return
+  if [[ -z $started ]]; then
+    say "nothing was started"
+    exit "$2"
+  elif [[ -n $asked ]]; then
+    kill ${processes[@]+"${processes[@]}"} "$asking" 2>/dev/null || true
+    return 0 # alone it would return what the signal made of `wait`
   fi
-  asked=$1
-  say "asking all hosts to save and end; once more: without saving"
-  ask_all "$1" >/dev/null 2>&1 &
+  asked=$1 ended=$2
+  say "asking all hosts to save and end; once more: not waiting for that"
+  ask_all "$1" 10 >/dev/null &
   asking=$!
+  [[ -z $resting ]] || kill "$resting" 2>/dev/null || true
+}
+
+# A pause that a signal ends, at whatever point it comes.
+rest() {
+  pause >/dev/null 2>&1 &
+  resting=$!
+  [[ -z $asked ]] || kill "$resting" 2>/dev/null || true
+  wait "$resting" || true
 }
 
 # Runs one process per host until all have ended. Returns what ended the job.
@@ -103,6 +175,10 @@ attempt() {
   local i process status statuses=" "
   processes=()
   for i in "${!hosts[@]}"; do
+    if [[ -n $asked ]]; then
+      statuses+="$ended "
+      break
+    fi
     local command=(bash "$FOLDER/launch/on_host.sh" foreground "${work[@]}")
     if [[ -n ${COMMAND:-} ]]; then
       command+=(--process "$i/${#hosts[@]}")
@@ -120,12 +196,7 @@ attempt() {
   done
   for process in ${processes[@]+"${processes[@]}"}; do
     status=0
-    while :; do # a signal to this script ends `wait` too
-      status=0
-      wait "$process" || status=$?
-      kill -0 "$process" 2>/dev/null || break
-    done
-    if [[ $status -gt 128 ]]; then wait "$process" 2>/dev/null || status=$?; fi
+    outlast "$process" || status=$?
     statuses+="$status "
   done
   [[ -z ${COMMAND:-} ]] || leave_out_lost
@@ -149,26 +220,28 @@ train() {
   local status left=$RESTARTS
   check_hosts
   plan
+  started=1
   while :; do
     status=0
     attempt || status=$?
-    [[ -z $asking ]] || wait "$asking" || true
     [[ $status -ne 0 && -z $asked ]] && restarts_on "$status" && [[ $left -gt 0 ]] || break
     left=$((left - 1))
-    say "status $status: starting again ($left times left)"
-    pause
+    say "status $status: starting again ($left times left), once nothing is at work any more"
+    rest
+    [[ -n $asked ]] || wait_for_all
+    [[ -z $asked ]] || break
   done
+  [[ -z $asking ]] || outlast "$asking" || true
   [[ $status -eq 0 ]] || say "the job ended with status $status"
   return "$status"
 }
 
 case $action in train | run) need_kind "$action"; need_work ;; esac
 need_tool ssh "install OpenSSH"
-processes=()
-trap 'on_signal INT' INT
-trap 'on_signal TERM' TERM HUP
+trap 'on_signal INT 130' INT
+trap 'on_signal TERM 143' TERM HUP
 case $action in
   train | run) train ;;
   install) install ;;
-  stop) ask_all INT ;;
+  stop) ask_all INT 1 ;;
 esac

@@ -106,7 +106,7 @@ class Hosts:
         """Returns the process that launch/on_host.sh runs on a host: the parent that watches."""
         home = self.folder / f"127.0.0.{host + 1}"
         state = home / ".dmphn" / socket.gethostname() / "dmphn_jax"
-        return int((state / "pid").read_text())
+        return int((state / "pid").read_text().split()[0])
 
     def training(self, host: int) -> int:
         """Returns the training process of a host, that parent's child."""

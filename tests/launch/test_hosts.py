@@ -1,23 +1,25 @@
-"""launch/hosts.sh against a stand-in for ssh; with a real start where a command is run, and
-in tools/lost_process.py."""
+"""launch/hosts.sh against a stand-in for ssh; test_real_hosts.py has the hosts' part too."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.evaluation import save_tiny
-from tests.support.pictures import noise, saved
 from tests.support.stand_ins import ROOT, StandIns, last_line
 
-TRAIN = ["train", "--hosts=a b", "--config=configs/stack4.py", "--data=/d", "--workdir=w"]
+TRAIN = [
+    "train",
+    "--no-plan",
+    "--hosts=a b",
+    "--config=configs/stack4.py",
+    "--data=/d",
+    "--workdir=w",
+]
 
 
 @pytest.fixture
@@ -54,6 +56,7 @@ def test_one_host_needs_no_coordinator(ssh):
     [
         ("", 255, "b cannot be reached: ssh: no route"),
         ("missing\n", 0, "b has no dmphn_jax/.venv: launch/hosts.sh install"),
+        ("no config\n", 0, "b has no dmphn_jax/configs/stack4.py: commit it"),
     ],
 )
 def test_a_host_that_cannot_be_used_is_named_before_any_starts(ssh, out, status, line):
@@ -83,38 +86,132 @@ def test_a_job_that_lost_a_process_is_started_again(ssh):
     assert "status 75: starting again (19 times left)" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("out", "status", "line"),
+    [
+        ("on_host.sh: a run is at work on b; stop it first\n", 69, "b: a run is at work there"),
+        ("", 127, "b cannot be used"),
+    ],
+)
+def test_a_host_at_work_is_left_alone(ssh, out, status, line):
+    ssh.reply(" b test", status, out=out)
+    done = ssh.run("hosts.sh", *TRAIN)
+    assert done.returncode == 2
+    assert line in last_line(done)
+    assert trained(ssh) == []
+
+
+def test_a_run_that_outlived_its_connection_is_waited_for(ssh):
+    ssh.reply("--process-id 1", 255)
+    assert ssh.run("hosts.sh", *TRAIN).returncode == 0
+    names = {"idle": "look", "foreground": "start", "on_host.sh wait": "wait"}
+    assert ssh.steps(names) == ["look"] * 2 + ["start"] * 2 + ["wait"] * 2 + ["start"] * 2
+
+
+class Job:
+    """hosts.sh at work on hosts whose `foreground` runs until `asked` is there, or as long as it
+    takes where `stop` says that no run is at work."""
+
+    def __init__(self, ssh: StandIns, folder: Path, before: str = "", **variables: str) -> None:
+        program = folder / "bin" / "ssh"
+        recorder = program.with_name("record")
+        program.rename(recorder)
+        self.ssh, self.asked = ssh, folder / "asked"
+        program.write_text(
+            "#!/bin/bash\n"
+            f"{before}\n"
+            f'{recorder} "$@" || exit\n'
+            f'case "$*" in *" stop "*) touch {self.asked} ;;\n'
+            f"*foreground*) until [[ -e {self.asked} ]]; do sleep 0.02; done; exit 75 ;; esac\n"
+        )
+        program.chmod(0o755)
+        self.script = subprocess.Popen(
+            # Where the tests run in the background, interrupts are ignored: bash cannot trap them.
+            ["env", "--default-signal=INT", "bash", ROOT / "launch" / "hosts.sh", *TRAIN],
+            env=ssh.env(**variables),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        while sum(text in " ".join(call) for call in self.ssh.calls()) < times:
+            assert self.script.poll() is None
+            time.sleep(0.02)
+
+    def end(self) -> str:
+        """What it said, once it has ended."""
+        return self.script.communicate(timeout=30)[1]
+
+    def stops(self) -> list[str]:
+        lines = [" ".join(call) for call in self.ssh.calls()]
+        return [line.split()[-1] for line in lines if "on_host.sh stop" in line]
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
 def test_an_interrupt_asks_every_host_to_save(ssh, tmp_path, number, name):
-    # Each process runs until its host is asked to stop.
-    program = tmp_path / "bin" / "ssh"
-    recorder = program.with_name("record")
-    program.rename(recorder)
-    flag = tmp_path / "asked"
-    program.write_text(
-        "#!/bin/bash\n"
-        f'{recorder} "$@"\n'
-        f'case "$*" in *stop*) touch {flag} ;;\n'
-        f"*foreground*) until [[ -e {flag} ]]; do sleep 0.02; done; exit 75 ;; esac\n"
-    )
-    program.chmod(0o755)
-    script = subprocess.Popen(
-        # Where the tests run in the background, interrupts are ignored, and bash cannot trap them.
-        ["env", "--default-signal=INT", "bash", ROOT / "launch" / "hosts.sh", *TRAIN],
-        env=ssh.env(),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while sum("foreground" in " ".join(call) for call in ssh.calls()) < 2:
-        assert script.poll() is None
-        time.sleep(0.02)
-    os.kill(script.pid, number)
-    said = script.communicate(timeout=30)[1]
-    assert script.returncode == 75, said
+    job = Job(ssh, tmp_path)
+    job.wait_for("foreground", 2)
+    os.kill(job.script.pid, number)
+    said = job.end()
+    assert job.script.returncode == 75, said
     assert "asking all hosts to save and end" in said
     assert "starting again" not in said
-    stops = [" ".join(call) for call in ssh.calls() if "on_host.sh stop" in " ".join(call)]
-    assert [line.split()[-1] for line in stops] == [name, name]
+    assert job.stops() == [name, name]
+
+
+def test_a_host_whose_run_only_begins_is_asked_again(ssh, tmp_path):
+    ssh.reply(" stop ", out="on_host.sh: no run is at work on a\n", times=3)
+    # What is asked in vain leaves the processes running.
+    job = Job(ssh, tmp_path, before=f"[[ $* != *' stop '* ]] || exec {tmp_path}/bin/stop \"$@\"")
+    (tmp_path / "bin" / "stop").write_text(
+        f'#!/bin/bash\nsaid=$({tmp_path}/bin/record "$@")\n'
+        f'if [[ $said ]]; then echo "$said"; else touch {job.asked}; fi\n'
+    )
+    (tmp_path / "bin" / "stop").chmod(0o755)
+    job.wait_for("foreground", 2)
+    os.kill(job.script.pid, signal.SIGINT)
+    said = job.end()
+    assert job.script.returncode == 75, said
+    assert len(job.stops()) in (4, 5)  # the last one only if its host was not asked in time
+
+
+def test_a_second_interrupt_lets_go_of_them(ssh, tmp_path):
+    job = Job(ssh, tmp_path, before="[[ $* != *' stop '* ]] || { record \"$@\"; exit; }")
+    job.wait_for("foreground", 2)
+    os.kill(job.script.pid, signal.SIGINT)
+    job.wait_for(" stop ", 2)
+    os.kill(job.script.pid, signal.SIGINT)
+    said = job.end()
+    assert job.script.returncode == 143, said
+    assert "once more: not waiting for that" in said
+    assert job.stops() == ["INT", "INT"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_start_starts_nothing(ssh, tmp_path, number, status):
+    held = tmp_path / "held"
+    job = Job(ssh, tmp_path, before=f"touch {held}; while [[ -e {held} ]]; do sleep 0.02; done")
+    while not held.exists():
+        time.sleep(0.02)
+    os.kill(job.script.pid, number)
+    held.unlink()
+    assert "nothing was started" in job.end()
+    assert job.script.returncode == status
+    assert trained(ssh) == job.stops() == []
+
+
+def test_a_signal_before_a_restart_starts_nothing_more(ssh, tmp_path):
+    ssh.reply("foreground", 137, times=2)
+    job = Job(ssh, tmp_path, POLL="50")
+    for line in job.script.stderr:
+        if "starting again" in line:
+            break
+    os.kill(job.script.pid, signal.SIGTERM)
+    said = job.end()
+    assert job.script.returncode == 137, said
+    assert len(trained(ssh)) == 2
+    assert job.stops() == ["TERM", "TERM"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +220,13 @@ def test_an_interrupt_asks_every_host_to_save(ssh, tmp_path, number, name):
         (["train", "--config=configs/stack4.py"], "--hosts (or HOSTS=) is needed"),
         (["train", "--hosts=a"], "--config (or CONFIG=) is needed"),
         ([*TRAIN, "--port=x"], "--port x"),
+        *(
+            ([*TRAIN, f"--folder={folder}"], f"--folder {folder}: a folder in letters")
+            for folder in ("my folder", "$(id)", "a;b", "-a", "..", "/", "~")
+        ),
+        ([*TRAIN, "--hosts=a b a"], "a is there twice"),
+        ([*TRAIN, "--hosts= "], "names of hosts needed"),
+        ([*TRAIN, "--hosts=a -oProxyCommand=x"], "names of hosts needed"),
     ],
 )
 def test_arguments_are_checked_first(ssh, flags, line):
@@ -173,47 +277,14 @@ def test_a_command_is_checked_first(ssh, flags, line):
     assert ssh.calls() == []
 
 
-# Options up to the host's name are ssh's own; a host is a home folder with the checkout in it.
-SSH = """#!/usr/bin/env bash
-while [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done
-export HOME={folder}/$1; mkdir -p "$HOME"; cd "$HOME"; shift
-[[ -e dmphn_jax ]] || ln -s {folder}/checkout dmphn_jax
-exec bash -c "$*"
-"""
+def test_a_folder_in_the_home_is_the_hosts_shell_s_to_find(ssh):
+    assert ssh.run("hosts.sh", *TRAIN, "--folder=~/run-1/x.y").returncode == 0
+    assert all("bash ~/run-1/x.y/launch/on_host.sh foreground" in line for line in trained(ssh))
 
 
-def test_two_hosts_deblur_a_folder(tmp_path):
-    """Real processes of the real command; ssh alone is a stand-in."""
-    bin = tmp_path / "checkout" / ".venv" / "bin"
-    bin.mkdir(parents=True)
-    (tmp_path / "checkout" / "launch").symlink_to(ROOT / "launch")
-    (tmp_path / "checkout" / "dmphn_jax").symlink_to(ROOT / "dmphn_jax")
-    (tmp_path / "bin").mkdir()
-    for program, text in (
-        (bin / "python", f'#!/bin/bash\nexec {sys.executable} "$@"\n'),
-        (tmp_path / "bin" / "ssh", SSH.format(folder=tmp_path)),
-    ):
-        program.write_text(text)
-        program.chmod(0o755)
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    for i in range(6):
-        saved(photos / f"{i}.png", noise(16, 20, 3, seed=i))
-    command = f"deblur {photos} --checkpoint {save_tiny(tmp_path / 'tiny')} --output {out}"
-    done = subprocess.run(
-        ["bash", ROOT / "launch" / "hosts.sh", "run", "--hosts=h1 h2", f"--command={command}"],
-        env={
-            **os.environ,
-            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            "POLL": "0",
-            # Of compiled kernels: the hosts' homes are empty.
-            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(out)) == [f"{i}.png" for i in range(6)]
-    made = [int(n) for n in re.findall(r"deblurred (\d+) of", done.stdout)]
-    assert sum(made) == 6
+def test_stop_tells_of_a_host_it_did_not_reach(ssh):
+    ssh.reply("ssh .* b ", 255, error="ssh: no route\n")
+    done = ssh.run("hosts.sh", "stop", "--hosts=a b")
+    assert done.returncode == 1
+    assert done.stderr == "hosts.sh: b was not asked: ssh: no route\n"
+    assert [call[-1] for call in ssh.calls()] == ["bash dmphn_jax/launch/on_host.sh stop INT"] * 2

@@ -26,7 +26,7 @@ SCRIPTS = {
     "cloud_tpu.sh": [*GOOGLE, "--accelerator=v6e-16"],
     "gke_xpk.sh": [*GOOGLE, "--cluster=c", "--image=i", "--accelerator=h100-80gb-8", "--nodes=2"],
     "slurm.sbatch": ["--accelerator=h200-141gb-8", "--nodes=4"],
-    "hosts.sh": ["train", "--hosts=a", "--accelerator=h100-80gb-8"],
+    "hosts.sh": ["train", "--hosts=a b c d", "--accelerator=h100-80gb-8"],
 }
 
 
@@ -68,8 +68,24 @@ def test_every_argument_is_one_of_the_planner_s(tmp_path, script):
     assert request.config == "configs/stack4.py"
     assert request.overrides == ("--config.batch_size=64",)
     nodes = int(re.search(r"--nodes=(\d+)|$", " ".join(SCRIPTS[script]))[1] or 1)
+    nodes *= 4 if script == "hosts.sh" else 1
     chips = CHIPS[re.search(r"--accelerator=(\S+)", " ".join(SCRIPTS[script]))[1]]
     assert machines.parse(request.machine).chips == chips * nodes
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "no plan: --accelerator is not given"),
+        (["--accelerator=a100-40gb-8"], "no plan: --accelerator a100-40gb-8 is none that"),
+    ],
+)
+def test_no_plan_is_said(tmp_path, flags, line):
+    done = StandIns(tmp_path).run("slurm.sbatch", *TRAIN, *flags, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert line in done.stderr
+    assert "dmphn plan" not in done.stdout
+    assert "sbatch --job-name job" in done.stdout
 
 
 def test_the_real_table_comes_before_anything_is_asked_for(tmp_path):

@@ -9,7 +9,13 @@ import pytest
 
 from tests.support.stand_ins import ROOT, StandIns
 
-FLAGS = ["--config=configs/stack4.py", "--data=/d", "--workdir=/w", "--config.batch_size=8"]
+FLAGS = [
+    "--no-plan",
+    "--config=configs/stack4.py",
+    "--data=/d",
+    "--workdir=/w",
+    "--config.batch_size=8",
+]
 JOB = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_GPUS_ON_NODE": "4"}
 
 
