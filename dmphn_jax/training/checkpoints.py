@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -160,7 +161,7 @@ class RunCheckpoints:
     def _new_manager(self) -> ocp.CheckpointManager:
         policies = checkpoint_managers.preservation_policy
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["score"],
+            get_metric_fn=_rank,
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -263,6 +264,11 @@ def chosen_checkpoint(folder: str | Path) -> Path:
         kept = folder / str(best["step"]) if best else path
         return kept if kept.is_dir() else path
     raise UserError(f"{folder}: no checkpoint; train first, or name the run's --workdir")
+
+
+def _rank(metrics: dict[str, float]) -> float:
+    """Returns what the best goes by; NaN, which older runs kept, would leave it to chance."""
+    return -math.inf if math.isnan(metrics["score"]) else metrics["score"]
 
 
 def _is_step(path: Path) -> bool:

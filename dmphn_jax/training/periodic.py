@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -24,7 +25,8 @@ class PeriodicEvaluation:
 
     Attributes:
       indices: of the pairs.
-      scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's.
+      scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's;
+        empty if none of its pairs could be scored.
     """
 
     def __init__(
@@ -55,17 +57,15 @@ class PeriodicEvaluation:
 
     def __call__(
         self, params: Any, step: int, best: dict[str, Any] | None
-    ) -> tuple[float, dict[str, Any]]:
+    ) -> tuple[float | None, dict[str, Any] | None]:
         """Scores `params`, on the devices they are on; returns the PSNR and the new best.
 
-        `best` is {"score", "step"} of the best evaluation so far, None if this is the first.
+        `best` is {"score", "step"} of the best evaluation so far, None if there is none. A PSNR
+        that is no finite number, as where no pair can be scored, is None and no best.
         """
         # Copies on the device: the state itself is given to the next step.
         params = _copy(jax.tree.map(lambda x: x.addressable_data(0), params))
         deblurrer = Deblurrer(params=params, config=self._model)
-        if self._blurry is None:
-            blurry = score_pairs(Blurry(), self._source, indices=self.indices)
-            self._blurry = blurry.mean["psnr"]
 
         def show(image: ImageScores, output: np.ndarray) -> None:
             if image.index in self._pictures:
@@ -79,11 +79,20 @@ class PeriodicEvaluation:
             on_image=show,
             on_failure=lambda index, line: self._log.say(line),
         )
+        if not result.images:
+            self.scores = {}
+            self._log.say(summary.failed_evaluation(step, len(self.indices)))
+            return None, best
+        if self._blurry is None:
+            blurry = score_pairs(Blurry(), self._source, indices=self.indices)
+            self._blurry = blurry.mean["psnr"]
         self.scores = {f"eval_{name}": value for name, value in result.mean.items()}
         self.scores["eval_psnr_blurry"] = self._blurry
         self._log.scalars(step, self.scores)
         self._log.say(summary.evaluation(step, self.scores, best))
         score = self.scores["eval_psnr"]
+        if not math.isfinite(score):  # infinite where a pair's images are equal: nothing beats it
+            return None, best
         if best is None or score > best["score"]:
             best = {"score": score, "step": step}
         return score, best
