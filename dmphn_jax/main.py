@@ -149,27 +149,29 @@ def _steps(text: str) -> tuple[int, int]:
 
 
 def _evaluate(config: Any, workdir: Path | storage.Address, argv: list[str]) -> int:
-    """Evaluates the run's best checkpoint, or its newest where none was judged."""
-    import jax
+    """Evaluates the run's best checkpoint, or its newest where none was judged.
 
+    Process 0 does; the others wait, and end as it does.
+    """
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.training import work_folder
     from dmphn_jax.training.prepare import pairs_of
 
-    if jax.process_index() != 0:
-        return 0
-    with work_folder.evaluated(workdir) as (checkpoint, folder):
-        report = evaluate(
-            EvaluationOptions(
-                pairs=pairs_of(config),
-                checkpoints=(checkpoint,),
-                folder=folder,
-                command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+    def first() -> int:
+        with work_folder.evaluated(workdir) as (checkpoint, folder):
+            report = evaluate(
+                EvaluationOptions(
+                    pairs=pairs_of(config),
+                    checkpoints=(checkpoint,),
+                    folder=folder,
+                    command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+                )
             )
-        )
-    print(markdown.text(report), end="")
-    return 1 if report.failed else 0
+        print(markdown.text(report), end="")
+        return 1 if report.failed else 0
+
+    return distributed.from_first(first)
 
 
 if __name__ == "__main__":
