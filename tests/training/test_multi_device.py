@@ -90,7 +90,7 @@ def test_the_others_wait_for_an_evaluation_that_a_signal_to_one_of_them_ends(tmp
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
-    first, second = (finish(process, main.STOPPED) for process in processes)
+    first, second = (finish(process, os.EX_TEMPFAIL) for process in processes)
     assert "evaluation at step 4: left out at SIGTERM" in first
     assert "SIGTERM at step 4: saved" in first
     assert "gone" not in second  # it has not lost the first one, but heard from it
