@@ -107,8 +107,7 @@ def prepare(
     resume.refuse_other_schedule(saved, described, workdir)
 
     # ---- What fills memory
-    feed = chosen.make()
-    held.callback(feed.close)
+    feed = held.enter_context(contextlib.closing(chosen.make()))
     return Prepared(
         config=config,
         workdir=workdir,
