@@ -30,6 +30,7 @@ from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import why
 from dmphn_jax.models import ModelConfig, parameter_name
 from dmphn_jax.storage import Address
+from dmphn_jax.storage.names import MODEL, PARAMS, RUN, STATE
 from dmphn_jax.training import run_record
 from dmphn_jax.training.run_record import DamagedError
 from dmphn_jax.training.state import TrainState
@@ -192,13 +193,13 @@ class RunCheckpoints:
         if score is not None:
             info["score"] = score
         records = {
-            "model": checkpoints.model_item(params, self.model, info),
-            "run": run_record.sealed(run, checkpoints.digest(rest)),
+            MODEL: checkpoints.model_item(params, self.model, info),
+            RUN: run_record.sealed(run, checkpoints.digest(rest)),
         }
         with items.quiet():
             saved = self._manager.save(
                 step,
-                args=items.composite({"params": params, "state": rest}, records),
+                args=items.composite({PARAMS: params, STATE: rest}, records),
                 metrics=None if score is None else {"score": float(score)},
                 force=True,
             )
@@ -215,7 +216,7 @@ class RunCheckpoints:
         except UserError as error:
             raise DamagedError(one_line(error)) from None
         try:
-            rest = jax.device_get(items.read_arrays(path, "state"))
+            rest = jax.device_get(items.read_arrays(path, STATE))
         except Exception as error:  # orbax and tensorstore raise many types for damaged files
             raise DamagedError(f"{path}: damaged: state/ cannot be read: {why(error)}") from None
         if checkpoints.digest(rest) != run.get("digest"):

@@ -11,6 +11,7 @@ from typing import Any
 from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import why
+from dmphn_jax.storage.names import RUN
 
 FORMAT = 1
 
@@ -30,9 +31,9 @@ def read(path: Path) -> dict[str, Any]:
 
     Older runs took an evaluation without a score for their best: that is none.
     """
-    file = items.record_file(path, "run")
+    file = items.record_file(path, RUN)
     try:
-        run = items.read_record(path, "run")
+        run = items.read_record(path, RUN)
         if not isinstance(run, dict) or run["step"] != int(path.name):
             raise ValueError("another step's")
         if run["format"] > FORMAT:
