@@ -234,14 +234,36 @@ def test_a_library_without_the_kernels(kept, tmp_path, monkeypatch, capfd):
 def test_a_failure_is_remembered_until_its_cause_may_be_gone(kept, tmp_path, monkeypatch, capfd):
     script = "echo 'kernels.cc:1: error: no such thing' >&2; exit 1"
     path = use(monkeypatch, tmp_path / "compiler", script)
+    path.write_text(path.read_text().replace("exit", f"echo >> {tmp_path}/runs; exit"))
     assert "kernels.cc:1: error: no such thing" in refused(capfd)
-    assert load_again() is None
-    assert capfd.readouterr().err == "", "asked once"
     (failed,) = kept.glob("*.failed")
+    assert f"error: no such thing ({failed}; remove it" in refused(capfd), "said again"
+    assert library.load() is None
+    assert capfd.readouterr().err == "", "said once in a process"
+    assert (tmp_path / "runs").read_text() == "\n", "asked once"
     os.utime(failed, (0, 0))
     assert "no such thing" in refused(capfd), "asked again the next day"
     path.write_text(path.read_text() + "# another version\n")
     assert "no such thing" in refused(capfd), "another compiler is asked"
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("kill -9 $$", "signal 9 ended the compiler; the next start tries again"),
+        ("echo 'c++: fatal error: Killed signal terminated program cc1plus'; exit 1", "Killed"),
+        ("echo 'error: x.o: No space left on device'; exit 1", "No space left on device"),
+    ],
+)
+def test_what_may_pass_is_not_remembered(
+    kept, compiler, tmp_path, monkeypatch, capfd, script, line
+):
+    works = os.environ["CXX"]
+    use(monkeypatch, tmp_path / "fails", f"[ -e {tmp_path}/passed ] || {{ {script}; }}; {works} $*")
+    assert line in refused(capfd)
+    assert list(kept.iterdir()) == []
+    (tmp_path / "passed").touch()
+    assert load_again().lanes == 4
 
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfd_open here")
