@@ -157,6 +157,23 @@ def test_compiled_programs_are_not_taken_from_such_a_cache(kept, monkeypatch, ca
     assert "compiled is not used" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("mode", "lines"), [(0o700, 0), (0o777, 1)])
+def test_a_named_cache_of_programs_that_others_may_write_is_warned_of(
+    tmp_path, monkeypatch, capfd, mode, lines
+):
+    folder = tmp_path / "named"
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    runtime.cache_compilations()
+    said = capfd.readouterr().err
+    assert said.count("\n") == said.count(f"others than you may write to {folder}") == lines
+    for elsewhere in (str(folder / "not there"), "gs://bucket/programs", ""):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", elsewhere)
+        runtime.cache_compilations()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root")
 def test_what_belongs_to_somebody_else_is_not_loaded(kept, compiler, capfd):
     library.load()
