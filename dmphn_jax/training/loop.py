@@ -137,9 +137,9 @@ def _loop(
         reader.push(step, metrics)
         stopped = stop.reached()
         profile.after(step, reader.drain)
-        score, last = None, step == num_steps
-        judged = evaluation and stopped is None and (last or step % config.eval.every == 0)
-        if judged:
+        score, judged, last = None, False, step == num_steps
+        if evaluation and stopped is None and (last or step % config.eval.every == 0):
+            judged = True
             reader.drain()
             score, best = evaluation(state.deployed, step, best)
             reader.pause()
