@@ -82,18 +82,15 @@ def prepare(
     on from the one that stands in `workdir`.
     """
     # ---- What needs no data
-    model = settings.model_of(config)
     mesh = data_mesh()
-    check_batch(config.batch_size, mesh)
-    check_memory(config, model, mesh)
+    model = _model(config, mesh)
 
     # ---- The work folder, and the run that stands there already, if any
     store, saved = _take(config, workdir, model, held)
     resume.refuse_other_config(saved, config, workdir)
     if saved is None and config.init_from:
         initialize.check(model, config.init_from)
-    status = _begin_status(workdir, mesh, saved)
-    held.enter_context(status.failing())
+    status = _begin_status(workdir, mesh, saved, held)
 
     # ---- Data: the few test pairs before the feed, which may fill device memory
     if test_source is None and config.eval.every:
@@ -124,6 +121,14 @@ def prepare(
         step=_step(config, model, mesh, feed, tx, schedule),
         described=described,
     )
+
+
+def _model(config: Any, mesh: Mesh) -> ModelConfig:
+    """Returns the model; raises UserError if it or its batch does not suit the devices."""
+    model = settings.model_of(config)
+    check_batch(config.batch_size, mesh)
+    check_memory(config, model, mesh)
+    return model
 
 
 def pairs_of(config: Any) -> PairSelection:
@@ -170,10 +175,15 @@ def _take(
     return store, saved
 
 
-def _begin_status(workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | None) -> RunStatus:
-    """Begins the file that monitors read, of a run that has its folder and nothing else yet."""
+def _begin_status(
+    workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | None, held: contextlib.ExitStack
+) -> RunStatus:
+    """Begins the file that monitors read, of a run that has its folder and nothing else yet.
+
+    `held` notes there why the run ended, if by an error.
+    """
     devices = f"{mesh.size} x {mesh.devices.flat[0].platform}"
-    return RunStatus(
+    status = RunStatus(
         work_folder.files_of(workdir),
         on=jax.process_index() == 0,
         fresh=saved is None and isinstance(workdir, Path),  # a bucket may have been sent it
@@ -182,6 +192,8 @@ def _begin_status(workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | N
         checkpoint=None,
         devices=f"{devices} of {jax.process_count()} processes",
     )
+    held.enter_context(status.failing())
+    return status
 
 
 def _feed(config: Any, mesh: Mesh, saved: dict[str, Any] | None) -> ChosenFeed:
