@@ -183,6 +183,21 @@ def _tells_of_loss(text: str) -> bool:
     return any(sign in text.lower() for sign in signs)
 
 
+def told_to_stop() -> bool:
+    """Tells whether any process got SIGTERM or a preemption notice; asks none of the others.
+
+    JAX's service keeps it under this name, and has no public way to ask. False where it cannot be
+    asked: then the next `reached_preemption_sync_point` tells.
+    """
+    try:
+        from jax._src.distributed import global_state
+
+        global_state.client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE")
+    except Exception:  # also if there is no such key
+        return False
+    return True
+
+
 def broadcast(value: Any) -> Any:
     """Returns process 0's `value`, plain JSON; the others' is ignored. No-op in a lone process."""
     import jax
@@ -202,7 +217,8 @@ def broadcast(value: Any) -> Any:
 def from_first(function: Callable[[], Any]) -> Any:
     """Returns in every process what `function` returns in process 0, plain JSON.
 
-    A UserError there is raised in all of them: none waits for one that has ended.
+    The others wait for it as long as it takes. A UserError there is raised in all of them: none
+    waits for one that has ended.
     """
     import jax
 

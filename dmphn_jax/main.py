@@ -105,6 +105,15 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="watch this process from a parent that tells of a loss in one line; implied by the "
         "flags above and a launcher's variables (Kubernetes' too), needed on Cloud TPU only",
     )
+    own, overrides = _divided(argv)
+    args = parser.parse_args(own)
+    if not args.config:
+        parser.error("--config FILE is needed, such as configs/stack4.py")
+    return args, overrides
+
+
+def _divided(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the command's own arguments, and those that set the config's fields."""
     own: list[str] = []
     overrides: list[str] = []
     rest = list(argv)
@@ -116,10 +125,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         if "=" not in arg and rest and not rest[0].startswith("-"):
             arg = f"{arg}={rest.pop(0)}"
         overrides.append(arg)
-    args = parser.parse_args(own)
-    if not args.config:
-        parser.error("--config FILE is needed, such as configs/stack4.py")
-    return args, overrides
+    return own, overrides
 
 
 def _names() -> str:
@@ -149,27 +155,29 @@ def _steps(text: str) -> tuple[int, int]:
 
 
 def _evaluate(config: Any, workdir: Path | storage.Address, argv: list[str]) -> int:
-    """Evaluates the run's best checkpoint, or its newest where none was judged."""
-    import jax
+    """Evaluates the run's best checkpoint, or its newest where none was judged.
 
+    Process 0 does; the others wait, and end as it does.
+    """
     from dmphn_jax.evaluation import markdown
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.training import work_folder
     from dmphn_jax.training.prepare import pairs_of
 
-    if jax.process_index() != 0:
-        return 0
-    with work_folder.evaluated(workdir) as (checkpoint, folder):
-        report = evaluate(
-            EvaluationOptions(
-                pairs=pairs_of(config),
-                checkpoints=(checkpoint,),
-                folder=folder,
-                command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+    def first() -> int:
+        with work_folder.evaluated(workdir) as (checkpoint, folder):
+            report = evaluate(
+                EvaluationOptions(
+                    pairs=pairs_of(config),
+                    checkpoints=(checkpoint,),
+                    folder=folder,
+                    command=shlex.join(["python", "-m", "dmphn_jax.main", *argv]),
+                )
             )
-        )
-    print(markdown.text(report), end="")
-    return 1 if report.failed else 0
+        print(markdown.text(report), end="")
+        return 1 if report.failed else 0
+
+    return distributed.from_first(first)
 
 
 if __name__ == "__main__":

@@ -95,18 +95,37 @@ def device_free(device: jax.Device) -> int | None:
 def cache_compilations() -> None:
     """Keeps compiled programs on disk between runs, in `~/.cache/dmphn_jax` by default.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder, which JAX takes as it is; an empty value turns
-    the cache off. Nothing is kept in, or taken from, a folder where others may write.
+    Not in a folder where others may write. `JAX_COMPILATION_CACHE_DIR` names another one, which is
+    taken as it is, with a warning on stderr where others may write; an empty value turns the cache
+    off.
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # which jax reads itself
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")  # which jax reads itself
+    if named:
+        _warn_if_open(named)
+    elif named is None:
         folder = cache_folder("compiled")
         if folder is not None:  # a read-only home costs a compilation per run, nothing else
             jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default only what took a second to compile: a second start would compile the rest anew.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _warn_if_open(folder: str) -> None:
+    """Says in one line on stderr if others may write to a folder that code is taken from."""
+    try:
+        open_to_others = _open_to_others(Path(folder).resolve())
+    except OSError:  # not there yet, or in a bucket
+        return
+    if open_to_others is not None:
+        print(
+            f"dmphn: warning: compiled programs, which are code that runs, come from {folder} "
+            f"(JAX_COMPILATION_CACHE_DIR), and others than you may write to {open_to_others}; "
+            "close it to them (chmod go-w)",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -34,8 +35,11 @@ PAPER = {
     "configs/stack2_vmphn.py": "stack2_vmphn",
     **{f"configs/dmsn.py:{n}": f"dmsn_{n}" for n in (1, 2, 3)},
 }
-OTHERS = ["configs/demo.py", "configs/stack.py:3", "configs/modern.py:vmphn"]
-OTHERS += ["configs/modern_dmphn.py:1-2-4-8", "configs/modern_stack4.py"]
+# Every file as it stands, whatever its argument is by default; base.py is what they share.
+FILES = sorted(
+    f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py") if path.name != "base.py"
+)
+OTHERS = ["configs/stack.py:3", "configs/modern.py:vmphn", "configs/modern_dmphn.py:1-2-4-8"]
 OTHERS += ["configs/miniature.py:stack2", "configs/miniature.py:modern_dmphn_1_2_4"]
 
 
@@ -43,7 +47,14 @@ def test_every_row_of_the_paper_has_a_config():
     assert set(PAPER.values()) == set(zoo.ZOO)
 
 
-@pytest.mark.parametrize("path", [*PAPER, *OTHERS])
+def test_the_docs_list_every_experiment():
+    page = (ROOT / "docs" / "training.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `configs/")]
+    listed = {f"configs/{name}" for name in re.findall(r"(\w+\.py)", "".join(rows))}
+    assert listed == set(FILES)
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted({*PAPER, *OTHERS} - {*FILES})])
 def test_a_config_reads_and_its_docstring_gives_the_command(path):
     config = settings.read(path, [])
     settings.check(config)

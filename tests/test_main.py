@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from dmphn_jax import main
+from dmphn_jax import distributed, main
 from dmphn_jax.data import SOURCES
 from dmphn_jax.errors import UserError
 from dmphn_jax.training import loop, settings
@@ -94,6 +95,13 @@ def test_the_exit_status_tells_launchers_whether_to_start_again(stopped, status,
     result = loop.TrainResult(8, None, stopped, {})
     monkeypatch.setattr(loop, "train", lambda *_, **__: result)
     assert main.main([STACK4]) == status
+
+
+def test_other_processes_end_an_evaluation_with_the_firsts_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(distributed, "broadcast", lambda value: [1, None])
+    assert main._evaluate(None, tmp_path, []) == 1
 
 
 def test_changed_fields_are_named_and_harmless_ones_are_not():

@@ -64,36 +64,15 @@ def write_shards(
       UserError: the disk is full or refuses a write. Errors of the generators pass through; the
         first one stops the others.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     stop, lock = threading.Event(), threading.Lock()
 
+    def go_on() -> bool:
+        with lock:
+            step()
+        return not stop.is_set()
+
     def write(path: Path, records: Callable[[], Iterator[bytes]]) -> tuple[int, int]:
-        count = size = 0
-        try:
-            writer = ArrayRecordWriter(os.fspath(path), options)
-        except RuntimeError as error:
-            raise disk_error(where, error) from error
-        try:
-            for record in records():
-                if stop.is_set():
-                    break
-                try:
-                    writer.write(record)
-                except RuntimeError as error:  # an earlier record could not be written
-                    raise disk_error(where, error) from error
-                count, size = count + 1, size + len(record)
-                with lock:
-                    step()
-        except BaseException:
-            with contextlib.suppress(RuntimeError):
-                writer.close()
-            raise
-        try:
-            writer.close()  # most failed writes are reported only here
-        except RuntimeError as error:
-            raise disk_error(where, error) from error
-        return count, size
+        return _write_shard(path, records, where=where, options=options, go_on=go_on)
 
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         futures = [pool.submit(write, path, records) for path, records in shards]
@@ -106,6 +85,42 @@ def write_shards(
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_shard(
+    path: Path,
+    records: Callable[[], Iterator[bytes]],
+    *,
+    where: Path,
+    options: str,
+    go_on: Callable[[], bool],
+) -> tuple[int, int]:
+    """Writes one file; returns its (records, bytes). `go_on` is asked after each record."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    count = size = 0
+    try:
+        writer = ArrayRecordWriter(os.fspath(path), options)
+    except RuntimeError as error:
+        raise disk_error(where, error) from error
+    try:
+        for record in records():
+            try:
+                writer.write(record)
+            except RuntimeError as error:  # an earlier record could not be written
+                raise disk_error(where, error) from error
+            count, size = count + 1, size + len(record)
+            if not go_on():
+                break
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    try:
+        writer.close()  # most failed writes are reported only here
+    except RuntimeError as error:
+        raise disk_error(where, error) from error
+    return count, size
 
 
 def disk_error(path: Path, error: Exception) -> UserError:

@@ -1,8 +1,9 @@
 """Items of a checkpoint folder: trees of arrays and JSON records, as orbax lays them out.
 
-Orbax is known here, where its items are written and read, and in `training.checkpoints`, where
-its manager keeps a run's steps. Where its files lie is known here only. It is imported where it is
-used: to read a whole checkpoint, tensorstore, which it reads by, is enough.
+An item is the folder of its name (`storage.names`); where orbax lays its files in it is known here
+only. Orbax itself is known here, where items are written and read, and in `training.checkpoints`,
+where its manager keeps a run's steps. It is imported where it is used: to read a whole checkpoint,
+tensorstore, which it reads by, is enough.
 """
 
 from __future__ import annotations

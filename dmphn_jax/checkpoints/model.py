@@ -21,9 +21,10 @@ from dmphn_jax import files
 from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.models import ModelConfig, parameter_name, parameter_shapes
+from dmphn_jax.storage.names import MODEL, PARAMS
 
 FORMAT = 1
-_RECORD = "model/metadata"  # as messages call it
+_RECORD = items.record_file("", MODEL).as_posix()  # as messages call it
 
 Params = dict[str, Any]
 
@@ -89,7 +90,7 @@ def save(
     """
     path = Path(path).absolute()
     files.settle(path)
-    if path.exists() and not (overwrite and items.record_file(path, "model").is_file()):
+    if path.exists() and not (overwrite and items.record_file(path, MODEL).is_file()):
         way_out = (
             "it holds something other than a checkpoint; name another folder"
             if overwrite
@@ -101,7 +102,7 @@ def save(
     record = model_item(params, config, info)
     try:
         with files.new_folder(path) as new:
-            items.write(new, {"params": params}, {"model": record})
+            items.write(new, {PARAMS: params}, {MODEL: record})
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         raise UserError(f"{path}: cannot be written: {files.why(error)}") from None
 
@@ -114,7 +115,7 @@ def read_model_item(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        item = items.read_record(path, "model")
+        item = items.read_record(path, MODEL)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path}: not a checkpoint (a folder with model/ and params/, as `dmphn convert` and "
@@ -150,10 +151,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path).absolute()
     item = read_model_item(path)
     config = ModelConfig.from_dict(item["model"])
-    if not (path / "params").is_dir():
+    if not (path / PARAMS).is_dir():
         raise UserError(f"{path}: damaged: params/ is missing")
     wanted = parameter_shapes(config)
-    params = items.read_wanted(path, "params", wanted)
+    params = items.read_wanted(path, PARAMS, wanted)
     if params is not None and digest(params) == item["digest"]:
         params = jax.device_put(params, jax.local_devices()[0])
     else:
@@ -167,8 +168,8 @@ def _read_params(path: Path, wanted: Params) -> Params:
     """Reads the parameters of whatever shapes; raises UserError for what is wrong with them."""
     try:
         # First what the files declare: no memory is taken for arrays that are not the model's.
-        _check_tree(items.read_shapes(path, "params"), wanted, str(path))
-        return items.read_arrays(path, "params")
+        _check_tree(items.read_shapes(path, PARAMS), wanted, str(path))
+        return items.read_arrays(path, PARAMS)
     except UserError:
         raise
     except Exception as error:  # orbax and tensorstore raise many types for damaged files

@@ -23,6 +23,7 @@ from dmphn_jax.checkpoints.torch import authors
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.models import zoo
 from dmphn_jax.runtime import cache_folder
+from dmphn_jax.storage.names import MODEL
 
 if TYPE_CHECKING:
     from dmphn_jax.checkpoints.model import Checkpoint
@@ -187,7 +188,7 @@ def _convert(folder: authors.Folder, source: Path, target: Path) -> None:
 
     release = authors.release()
     params, config = params_from_torch(source, folder.model, _say)
-    if target.exists() and not items.record_file(target, "model").is_file():
+    if target.exists() and not items.record_file(target, MODEL).is_file():
         shutil.rmtree(target)  # so damaged that `save` would not take it for a checkpoint
     origin = f"the authors' {folder.path}, {release.repository} at commit {release.commit}"
     model.save(target, params, config, {"origin": origin}, overwrite=True)

@@ -146,8 +146,7 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.benchmarking import groups, tables
     from dmphn_jax.runtime import keep_freed_memory
 
-    keep_memory = args.keep_memory or args.mode != "inference"
-    if keep_memory:
+    if _keeps_memory(args):
         keep_freed_memory()
     device = jax.local_devices()[0]
     torch_device, variants = None, []
@@ -171,16 +170,31 @@ def main(argv: list[str]) -> int:
     )
     # Everything that can be wrong is found before the first minute of work.
     work, swept, base = _plan(args, models, small=device.platform == "cpu")
+    made = _new_report(args, argv, settings, f"{base}, {precisions[0]}" if base else None)
+    if not _measure(args, made, settings, work, swept):
+        return 1
+    print(tables.markdown(made), end="")
+    return 0
+
+
+def _new_report(
+    args: argparse.Namespace, argv: list[str], settings: Any, scaling_base: str | None
+) -> dict[str, Any]:
+    """Makes the folder of the report, if there is to be one, and returns the report's frame."""
+    import jax
+
+    from dmphn_jax.benchmarking import tables
+
     if args.out:
         try:
             os.makedirs(args.out, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {shown(args.out)}: {error.strerror}") from None
-    made = tables.report(
+    return tables.report(
         command=shlex.join(["dmphn", "benchmark", *argv]),
-        device=device,
-        torch_device=torch_device,
-        libraries=list(dict.fromkeys(VARIANTS[name].library for name in variants)),
+        device=settings.device,
+        torch_device=settings.torch_device,
+        libraries=list(dict.fromkeys(VARIANTS[name].library for name in settings.variants)),
         settings={
             "warmup": args.warmup,
             "rounds": args.rounds,
@@ -188,15 +202,16 @@ def main(argv: list[str]) -> int:
             "seed": args.seed,
             "tolerance": args.tolerance,
             "queue": settings.queue,
-            "keep_memory": keep_memory,
+            "keep_memory": _keeps_memory(args),
             "compile_cache": bool(jax.config.jax_compilation_cache_dir),
-            "scaling_base": f"{base}, {precisions[0]}" if base else None,
+            "scaling_base": scaling_base,
         },
     )
-    if not _measure(args, made, settings, work, swept):
-        return 1
-    print(tables.markdown(made), end="")
-    return 0
+
+
+def _keeps_memory(args: argparse.Namespace) -> bool:
+    """Tells whether the process keeps freed memory, as training always does."""
+    return args.keep_memory or args.mode != "inference"
 
 
 def _plan(

@@ -6,6 +6,7 @@ import argparse
 import io
 import shlex
 from pathlib import Path
+from typing import Any
 
 from dmphn_jax import storage
 from dmphn_jax.commands import arguments
@@ -102,23 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Evaluates; returns 1 if a pair failed, else 0."""
     args = _parser().parse_args(argv)
-    given = {
-        "data_dir": args.data_dir,
-        "blur": args.blur,
-        "size": args.synthetic_size,
-        "count": args.synthetic_count,
-        "seed": args.synthetic_seed,
-        "motion": args.synthetic_motion,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in ("size", "count", "seed", "motion"):
-        if name in given and args.data != "synthetic":
-            raise UserError(f"--synthetic-{name} needs --data synthetic")
-    for flag in ("report", "save_images", "per_image"):
-        if value := getattr(args, flag):
-            storage.local_only(f"--{flag.replace('_', '-')}", value)
-    if args.su_frames and args.data != "video_deblurring":
-        raise UserError("--su-frames needs --data video_deblurring")
+    given = _given(args)
 
     from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation import markdown
@@ -160,6 +145,28 @@ def main(argv: list[str]) -> int:
     if args.stages == "all" and args.report and not args.no_timing and args.checkpoints:
         _draw(Path(args.report))
     return 1 if report.failed else 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of SourceOptions that were given; raises UserError for flags at odds."""
+    given = {
+        "data_dir": args.data_dir,
+        "blur": args.blur,
+        "size": args.synthetic_size,
+        "count": args.synthetic_count,
+        "seed": args.synthetic_seed,
+        "motion": args.synthetic_motion,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("size", "count", "seed", "motion"):
+        if name in given and args.data != "synthetic":
+            raise UserError(f"--synthetic-{name} needs --data synthetic")
+    for flag in ("report", "save_images", "per_image"):
+        if value := getattr(args, flag):
+            storage.local_only(f"--{flag.replace('_', '-')}", value)
+    if args.su_frames and args.data != "video_deblurring":
+        raise UserError("--su-frames needs --data video_deblurring")
+    return given
 
 
 def _without_place(argv: list[str]) -> list[str]:

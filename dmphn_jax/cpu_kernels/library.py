@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +19,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jaxlib
@@ -27,6 +30,18 @@ from dmphn_jax.runtime import cache_folder
 SOURCE = Path(__file__).parent / "source"
 COMPILE_S = 300.0  # a compiler that takes longer hangs; 15 is usual
 RETRY_S = 24 * 3600.0  # after which a compilation that failed is tried again
+# What may be otherwise at the next start, as the system and compilers say it.
+_PASSING = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+_PASSING_WORDS = re.compile(
+    "|".join([*map(os.strerror, _PASSING), "Killed", "terminated program", "out of memory"])
+)
 
 
 class _UnavailableError(Exception):
@@ -39,7 +54,7 @@ def load() -> Kernels | None:
 
     There are none without a C++ compiler (`c++` or what `CXX` names), without a folder to keep them
     in to which nobody else may write, and with `DMPHN_CPU_KERNELS=0`. A reason that the user can do
-    something about is said on stderr in one line.
+    something about is said on stderr in one line, once in each process.
     """
     if os.environ.get("DMPHN_CPU_KERNELS") == "0":
         return None
@@ -61,8 +76,8 @@ def _loaded(compiler: list[str], folder: Path) -> Kernels | None:
     path = _kept(folder, digest)
     if path is None:
         failed = folder / f"{digest}.failed"
-        if _is_recent(failed):
-            return None  # said when it failed
+        if (before := _recent_error(failed)) is not None:
+            raise _UnavailableError(f"{before} ({failed}; remove it to try again)")
         path = _compile(compiler, folder, digest, failed)
     library = ctypes.CDLL(str(path))
     kernels = Kernels(library.dmphn_lanes(), digest)
@@ -159,23 +174,28 @@ def _own_content(path: Path) -> bytes | None:
         return None
 
 
-def _is_recent(failed: Path) -> bool:
+def _recent_error(failed: Path) -> str | None:
+    """Returns the error in a note of `_compile`; None if there is none, or an old one."""
     try:
-        return time.time() - failed.lstat().st_mtime < RETRY_S
+        if time.time() - failed.lstat().st_mtime >= RETRY_S:
+            return None
     except OSError:
-        return False
+        return None
+    command_and_error = (_own_content(failed) or b"").decode(errors="replace").splitlines()[:2]
+    return command_and_error[-1] if len(command_and_error) == 2 else "compiling failed"
 
 
 def _compile(compiler: list[str], folder: Path, digest: str, failed: Path) -> Path:
-    """Returns the compiled library; writes what the compiler said to `failed` if it fails.
+    """Returns the compiled library.
 
-    Raises _UnavailableError with the first error.
+    Raises _UnavailableError with the first error. Unless its cause may have passed at the next
+    start (a full disk, a killed compiler), what the compiler said is noted in `failed`.
     """
     print("dmphn: compiling the CPU kernels, once (about 15 seconds)", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "kernels.so"
         command = [*compiler, *_flags(), str(SOURCE / "kernels.cc"), "-o", str(made)]
-        error, said = _run(command)
+        error, said, passing = _run(command)
         content = None
         if error is None:
             if made.is_file():
@@ -187,14 +207,30 @@ def _compile(compiler: list[str], folder: Path, digest: str, failed: Path) -> Pa
             made.replace(path)
             failed.unlink(missing_ok=True)
             return path
+        if passing:
+            raise _UnavailableError(f"{error}; the next start tries again")
         note = Path(scratch) / failed.name
         note.write_text(f"{shlex.join(command)}\n{error}\n{said}")
         note.replace(failed)
     raise _UnavailableError(f"{error} ({failed})")
 
 
-def _run(command: list[str]) -> tuple[str | None, str]:
-    """Runs a compiler; returns its first error, None if it succeeded, and all that it said.
+class _Outcome(NamedTuple):
+    """How a compiler ended.
+
+    Attributes:
+      error: the first one; None if it succeeded.
+      said: all that the compiler said.
+      passing: whether the next start may find the cause gone.
+    """
+
+    error: str | None
+    said: str = ""
+    passing: bool = False
+
+
+def _run(command: list[str]) -> _Outcome:
+    """Runs a compiler, whose messages are to be English.
 
     Its processes end with it, with the time limit, and with an interrupt.
     """
@@ -208,21 +244,26 @@ def _run(command: list[str]) -> tuple[str | None, str]:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
             start_new_session=True,
         )
         try:
             process = started.result()
             said, _ = process.communicate(timeout=COMPILE_S)
         except OSError as error:
-            return f"{command[0]}: {error.strerror}", ""
+            return _Outcome(f"{command[0]}: {error.strerror}", "", error.errno in _PASSING)
         except BaseException as error:
             process = started.result()
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
-                return f"the compiler was stopped after {COMPILE_S:.0f} s", ""
+                # It may pass, but every start would wait for it as long.
+                return _Outcome(f"the compiler was stopped after {COMPILE_S:.0f} s")
             raise
     if process.returncode == 0:
-        return None, said
+        return _Outcome(None, said)
+    if process.returncode < 0:
+        return _Outcome(f"signal {-process.returncode} ended the compiler", said, passing=True)
     errors = [line for line in said.splitlines() if "error" in line]
-    return (errors[0] if errors else f"the compiler returned {process.returncode}"), said
+    error = errors[0] if errors else f"the compiler returned {process.returncode}"
+    return _Outcome(error, said, bool(_PASSING_WORDS.search(said)))

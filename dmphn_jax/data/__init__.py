@@ -9,11 +9,19 @@ from typing import Any
 
 from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
 
-__all__ = ["FEEDS", "RECIPES", "SOURCES", "SourceOptions", "make_feed", "open_source"]
+__all__ = [
+    "FEEDS",
+    "RECIPES",
+    "SOURCES",
+    "SourceOptions",
+    "choose_feed",
+    "make_feed",
+    "open_source",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("make_feed", "open_source"):
+    if name in ("choose_feed", "make_feed", "open_source"):
         from dmphn_jax.data import sources
 
         return getattr(sources, name)

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias, run
 
 import numpy as np
 
+from dmphn_jax.data.options import LARGEST_BATCH, steps_per_epoch
 from dmphn_jax.errors import UserError
 
 if TYPE_CHECKING:
     import jax
     from jaxtyping import Int64, UInt8
-
-
-_LARGEST_BATCH = 1 << 20
 
 
 class Pair(NamedTuple):
@@ -127,10 +125,10 @@ class StepFeed(Feed):
     def __init__(self, pairs: int, *, seed: int, batch_size: int, crop_size: int):
         if pairs == 0:
             raise UserError("the training set holds no pairs")
-        if not 1 <= batch_size <= _LARGEST_BATCH:
-            raise UserError(f"batch size {batch_size}: 1 to {_LARGEST_BATCH:,} pairs")
+        if not 1 <= batch_size <= LARGEST_BATCH:
+            raise UserError(f"batch size {batch_size}: 1 to {LARGEST_BATCH:,} pairs")
         self.seed, self.batch_size, self.crop_size = int(seed), batch_size, crop_size
-        self.steps_per_epoch = max(1, pairs // batch_size)
+        self.steps_per_epoch = steps_per_epoch(pairs, batch_size)
         self._pairs, self._step = pairs, 0
 
     def state(self) -> State:

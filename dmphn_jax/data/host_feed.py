@@ -15,6 +15,7 @@ import numpy as np
 from dmphn_jax.data.base import PairSource, State, StepFeed, check_divides
 from dmphn_jax.data.crop_reader import CropReader, Order, check_sizes
 from dmphn_jax.data.memory import check_fits_host
+from dmphn_jax.data.options import MOST_THREADS
 from dmphn_jax.errors import UserError
 from dmphn_jax.runtime import cores
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh, NamedSharding
 
 _PREFETCHED_PAIRS = 64  # at least, and two batches
-_MOST_THREADS = 1024
 _MEMORY_SHARE = 0.8  # of what is free
 _PIECES_PER_THREAD = 4  # read ahead: enough that no reader waits, few enough for grain's queue
 
@@ -74,8 +74,8 @@ class HostFeed(StepFeed):
         super().__init__(len(source), seed=seed, batch_size=batch_size, crop_size=crop_size)
         check_divides(batch_size, mesh.shape["data"] if mesh is not None else shard[1])
         check_sizes(source, crop_size)
-        if not 0 <= (threads or 0) <= _MOST_THREADS:
-            raise UserError(f"{threads} readers asked for; 1 to {_MOST_THREADS}, or 0 for its own")
+        if not 0 <= (threads or 0) <= MOST_THREADS:
+            raise UserError(f"{threads} readers asked for; 1 to {MOST_THREADS}, or 0 for its own")
         if (prefetch or 0) < 0:
             raise UserError(f"{prefetch} pairs to be read ahead: must not be negative")
         self._source, self._order = source, Order(len(source), batch_size, self.seed)

@@ -29,6 +29,8 @@ FEEDS: dict[str, str] = {
     "host": "crops read on the host as training goes",
     "resident": "the whole set in device memory",
 }
+LARGEST_BATCH = 1_000_000  # pairs over all processes
+MOST_THREADS = 1024  # readers of the host feed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,11 @@ class SourceOptions:
         """Returns the options among a config's fields (`config.data`), some of them changed."""
         names = {field.name for field in dataclasses.fields(cls)} & set(fields)
         return cls(**{name: fields[name] for name in names} | changes)
+
+
+def steps_per_epoch(pairs: int, batch_size: int) -> int:
+    """Returns the whole batches in so many pairs, at least 1: what every feed calls an epoch."""
+    return max(1, pairs // batch_size)
 
 
 def check_choice(what: str, value: object, choices: Sequence[str] | Mapping[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dmphn_jax import storage
 from dmphn_jax.data.base import Feed, PairSource
@@ -16,6 +17,7 @@ from dmphn_jax.data.options import (
     SPLITS,
     SourceOptions,
     check_choice,
+    steps_per_epoch,
 )
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.storage import Address
@@ -115,14 +117,28 @@ def _open_records(where: Path | Address, split: str, views: bool) -> PairSource:
     return FramesSource(folder, split)
 
 
-def make_feed(
+class ChosenFeed(NamedTuple):
+    """A feed that is not built yet: its pairs are open, its memory is not filled.
+
+    Attributes:
+      kind: the name of its class.
+      steps_per_epoch: as the feed's own.
+      make: builds it, which may fill the devices' memory; raises UserError as the feeds do.
+    """
+
+    kind: str
+    steps_per_epoch: int
+    make: Callable[[], Feed]
+
+
+def choose_feed(
     config_data: Mapping[str, Any],
     *,
     mesh: Mesh,
     seed: int,
     batch_size: int,
     crop_size: int,
-) -> Feed:
+) -> ChosenFeed:
     """Returns the training feed of a config; every feed of a run and of its benchmark.
 
     Args:
@@ -135,7 +151,7 @@ def make_feed(
       crop_size: side of the square crops in pixels.
 
     Raises:
-      UserError: an unknown feed; see `open_source` and the feeds.
+      UserError: an unknown feed; see `open_source`.
     """
     config = {key: config_data[key] for key in config_data}
     kind = config.get("feed", "auto")
@@ -151,14 +167,21 @@ def make_feed(
         if kind == "resident" or _fits_everywhere(
             ResidentFeed.fits(source, mesh=mesh, batch_size=batch_size)
         ):
-            return ResidentFeed(
-                source, mesh=mesh, seed=seed, batch_size=batch_size, crop_size=crop_size
+            make: Callable[[], Feed] = functools.partial(
+                ResidentFeed,
+                source,
+                mesh=mesh,
+                seed=seed,
+                batch_size=batch_size,
+                crop_size=crop_size,
             )
+            return ChosenFeed(ResidentFeed.__name__, steps_per_epoch(len(source), batch_size), make)
     from dmphn_jax.data.host_feed import HostFeed
 
     if source is None or name in PREPARED:  # of a prepared set it reads crops of raw tiles
         source = open_source(name, "train", options)
-    return HostFeed(
+    make = functools.partial(
+        HostFeed,
         source,
         mesh=mesh,
         seed=seed,
@@ -167,6 +190,12 @@ def make_feed(
         threads=config.get("threads") or None,
         prefetch=config.get("prefetch") or None,
     )
+    return ChosenFeed(HostFeed.__name__, steps_per_epoch(len(source), batch_size), make)
+
+
+def make_feed(config_data: Mapping[str, Any], **how: Any) -> Feed:
+    """Builds the feed that `choose_feed`, which takes the same, returns."""
+    return choose_feed(config_data, **how).make()
 
 
 def _fits_everywhere(fits: bool) -> bool:

@@ -60,8 +60,7 @@ def score_pairs(
     indices = range(len(source)) if indices is None else indices
     images: list[ImageScores] = []
     failures: list[str] = []
-    timed_images, timed_seconds, sizes = 0, 0.0, set()
-    begun = time.perf_counter()
+    clock = _Clock()
     for batch in _batches(source, indices, batch_size, take):
         if isinstance(batch, _Failure):
             failures.append(batch.line)
@@ -81,15 +80,32 @@ def score_pairs(
                 on_image(images[-1], pixels[i])
             if on_scores:
                 on_scores(images[-1])
-        now = time.perf_counter()
-        if blurry.shape[1:] in sizes:
-            timed_images += len(batch)
-            timed_seconds += now - begun
-        sizes.add(blurry.shape[1:])
-        begun = now
-    images.sort(key=lambda image: image.index)
-    rate = timed_images / timed_seconds if timed_images else None
-    return EvaluationResult(images, failures, rate)
+        clock.tick(blurry.shape)
+    return EvaluationResult(sorted(images, key=lambda image: image.index), failures, clock.rate)
+
+
+class _Clock:
+    """Tells how fast pairs go by; a size's first batch, which compiles, is left out.
+
+    Attributes:
+      rate: pairs per second; None as long as no size came twice.
+    """
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self._pairs, self._seconds = 0, 0.0
+        self._sizes: set[tuple[int, ...]] = set()
+        self._begun = time.perf_counter()
+
+    def tick(self, shape: tuple[int, ...]) -> None:
+        """Counts a batch of images of a shape (B, H, W, 3) at the moment it is scored."""
+        begun, self._begun = self._begun, time.perf_counter()
+        count, *size = shape
+        if tuple(size) in self._sizes:
+            self._pairs += count
+            self._seconds += self._begun - begun
+            self.rate = self._pairs / self._seconds
+        self._sizes.add(tuple(size))
 
 
 def measure_runtime(

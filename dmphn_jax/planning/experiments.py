@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dmphn_jax.data import splits
+from dmphn_jax.data.options import steps_per_epoch
 from dmphn_jax.errors import UserError
 from dmphn_jax.planning.request import Request
 from dmphn_jax.training import settings
@@ -40,5 +41,5 @@ def pairs_of(request: Request, config: Any) -> int:
 
 def steps_of(config: Any, pairs: int, batch: int) -> tuple[int, int]:
     """Returns the steps of an epoch and of the whole run at a batch."""
-    epoch = max(1, pairs // batch)
-    return epoch, config.num_steps or config.num_epochs * epoch
+    epoch = steps_per_epoch(pairs, batch)
+    return epoch, settings.steps_of(config, epoch)

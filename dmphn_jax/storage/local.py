@@ -16,10 +16,9 @@ from dmphn_jax.errors import UserError
 from dmphn_jax.storage import folders, steps
 from dmphn_jax.storage.address import Address, place
 from dmphn_jax.storage.looking import exists
+from dmphn_jax.storage.names import CHECKPOINTS, PARAMS
 from dmphn_jax.storage.scratch import scratch
 from dmphn_jax.storage.store import Item, StorageError, Store
-
-CHECKPOINTS = "checkpoints"  # the folder of a run that holds its steps
 
 
 def staged(where: Path | Address) -> Path:
@@ -106,7 +105,7 @@ def local_checkpoint(address: Address, *, quiet: bool = False) -> Path:
     target = scratch("checkpoints", address)
     with folders.disk_errors(address), files.locked(_beside(target, "lock"), _waiting(address)):
         items = Store(address).list()
-        if not any(item.name.startswith("params/") for item in items):
+        if not any(item.name.startswith(f"{PARAMS}/") for item in items):
             raise UserError(f"{address}: no such checkpoint, nor a run's folder with one")
         if not quiet and not target.exists():
             _say(f"{address}: {_size(sum(item.size for item in items))} are copied to {target}")

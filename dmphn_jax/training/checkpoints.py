@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import why
 from dmphn_jax.models import ModelConfig, parameter_name
 from dmphn_jax.storage import Address
+from dmphn_jax.storage.names import MODEL, PARAMS, RUN, STATE
 from dmphn_jax.training import run_record
 from dmphn_jax.training.run_record import DamagedError
 from dmphn_jax.training.state import TrainState
@@ -160,7 +162,7 @@ class RunCheckpoints:
     def _new_manager(self) -> ocp.CheckpointManager:
         policies = checkpoint_managers.preservation_policy
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["score"],
+            get_metric_fn=_rank,
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -191,13 +193,13 @@ class RunCheckpoints:
         if score is not None:
             info["score"] = score
         records = {
-            "model": checkpoints.model_item(params, self.model, info),
-            "run": run_record.sealed(run, checkpoints.digest(rest)),
+            MODEL: checkpoints.model_item(params, self.model, info),
+            RUN: run_record.sealed(run, checkpoints.digest(rest)),
         }
         with items.quiet():
             saved = self._manager.save(
                 step,
-                args=items.composite({"params": params, "state": rest}, records),
+                args=items.composite({PARAMS: params, STATE: rest}, records),
                 metrics=None if score is None else {"score": float(score)},
                 force=True,
             )
@@ -214,7 +216,7 @@ class RunCheckpoints:
         except UserError as error:
             raise DamagedError(one_line(error)) from None
         try:
-            rest = jax.device_get(items.read_arrays(path, "state"))
+            rest = jax.device_get(items.read_arrays(path, STATE))
         except Exception as error:  # orbax and tensorstore raise many types for damaged files
             raise DamagedError(f"{path}: damaged: state/ cannot be read: {why(error)}") from None
         if checkpoints.digest(rest) != run.get("digest"):
@@ -263,6 +265,11 @@ def chosen_checkpoint(folder: str | Path) -> Path:
         kept = folder / str(best["step"]) if best else path
         return kept if kept.is_dir() else path
     raise UserError(f"{folder}: no checkpoint; train first, or name the run's --workdir")
+
+
+def _rank(metrics: dict[str, float]) -> float:
+    """Returns what the best goes by; NaN, which older runs kept, would leave it to chance."""
+    return -math.inf if math.isnan(metrics["score"]) else metrics["score"]
 
 
 def _is_step(path: Path) -> bool:

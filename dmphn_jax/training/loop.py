@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dmphn_jax import storage
+from dmphn_jax import distributed, storage
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.models import parameter_shapes
 from dmphn_jax.training import resume, settings, summary
@@ -125,15 +125,7 @@ def _loop(
     state, step, best, _ = start
     by_chip = yardstick(run.mesh, run.model, config)
     reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status, by_chip)
-    evaluation = None
-    if run.test_source is not None and store and config.eval.every:
-        evaluation = PeriodicEvaluation(
-            run.test_source,
-            pairs_of(config),
-            run.model,
-            pictures=config.eval.pictures,
-            log=log,
-        )
+    evaluation = _evaluation(run, log, stop)
     # On a CPU a loop of steps is slow (see make_train_step) and dispatching costs nothing.
     together = 1 if run.mesh.devices.flat[0].platform == "cpu" else config.steps_per_dispatch
     stopped = stop.reached()
@@ -145,24 +137,47 @@ def _loop(
         reader.push(step, metrics)
         stopped = stop.reached()
         profile.after(step, reader.drain)
-        score, last = None, step == num_steps
+        score, judged, last = None, False, step == num_steps
         if evaluation and stopped is None and (last or step % config.eval.every == 0):
+            judged = True
             reader.drain()
             score, best = evaluation(state.deployed, step, best)
             reader.pause()
-        due = last or stopped or score is not None or step % config.checkpoint_every == 0
-        if store and due:
+            if stop.alone:  # several stop together, a few dispatches later
+                stopped = evaluation.left
+        if store and (last or stopped or judged or step % config.checkpoint_every == 0):
             store.save(
                 state, run.described | {"step": step, "feed": feed.state(), "best": best}, score
             )
     reader.drain()
     profile.close(step)
-    if store:
-        store.wait()
+
+    def saved() -> str | None:
+        if store:
+            store.wait()
+        return stopped or (evaluation.left if evaluation else None)
+
+    # The others wait here while process 0 evaluates and saves: JAX would give it five minutes.
+    stopped = distributed.from_first(saved)
     checkpoint = store.last_good if store else None
     status.update(state="stopped" if stopped else "finished", step=step, checkpoint=str(checkpoint))
     log.say(summary.end(step, num_steps, stopped, checkpoint, best, run.workdir))
     return TrainResult(step, checkpoint, stopped, evaluation.scores if evaluation else {})
+
+
+def _evaluation(run: Prepared, log: RunLog, stop: StopRequest) -> PeriodicEvaluation | None:
+    """Returns the run's evaluation; None where there is none, and in other processes."""
+    config = run.config
+    if run.test_source is None or run.store is None or not config.eval.every:
+        return None
+    return PeriodicEvaluation(
+        run.test_source,
+        pairs_of(config),
+        run.model,
+        pictures=config.eval.pictures,
+        log=log,
+        asked=stop.asked,
+    )
 
 
 def _dispatch_length(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +26,9 @@ class PeriodicEvaluation:
 
     Attributes:
       indices: of the pairs.
-      scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's.
+      scores: the last evaluation's means as `eval_<metric>`, and `eval_psnr_blurry`, the input's;
+        empty if none of its pairs could be scored.
+      left: the signal that broke off the last one, None if it came to its end.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class PeriodicEvaluation:
         *,
         pictures: int,
         log: RunLog,
+        asked: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Chooses the pairs.
 
@@ -44,28 +49,50 @@ class PeriodicEvaluation:
           model: what is trained.
           pictures: of them shown as blurry, output, sharp.
           log: gets the scores, the pictures and a line.
+          asked: returns the signal that asks the run to stop, None if none has come.
         """
         self._source = source
         self._model = model
         self._log = log
+        self._asked = asked
         self.indices = pairs.indices(source.names)
         self._pictures = self.indices[:pictures]
         self._blurry: float | None = None
         self.scores: dict[str, float] = {}
+        self.left: str | None = None
 
     def __call__(
         self, params: Any, step: int, best: dict[str, Any] | None
-    ) -> tuple[float, dict[str, Any]]:
+    ) -> tuple[float | None, dict[str, Any] | None]:
         """Scores `params`, on the devices they are on; returns the PSNR and the new best.
 
-        `best` is {"score", "step"} of the best evaluation so far, None if this is the first.
+        `best` is {"score", "step"} of the best evaluation so far, None if there is none. A PSNR
+        that is no finite number, as where no pair can be scored, is None and no best.
         """
+        self.left = None
         # Copies on the device: the state itself is given to the next step.
         params = _copy(jax.tree.map(lambda x: x.addressable_data(0), params))
-        deblurrer = Deblurrer(params=params, config=self._model)
-        if self._blurry is None:
-            blurry = score_pairs(Blurry(), self._source, indices=self.indices)
-            self._blurry = blurry.mean["psnr"]
+        try:
+            scores = self._scored(Deblurrer(params=params, config=self._model), step)
+        except _AskedToStop as asked:
+            self.left = str(asked)
+            self._log.say(f"evaluation at step {step:,}: left out at {asked}")
+            return None, best
+        self.scores = scores
+        if not scores:
+            self._log.say(summary.failed_evaluation(step, len(self.indices)))
+            return None, best
+        self._log.scalars(step, scores)
+        self._log.say(summary.evaluation(step, scores, best))
+        score = scores["eval_psnr"]
+        if not math.isfinite(score):  # infinite where a pair's images are equal: nothing beats it
+            return None, best
+        if best is None or score > best["score"]:
+            best = {"score": score, "step": step}
+        return score, best
+
+    def _scored(self, deblurrer: Deblurrer, step: int) -> dict[str, float]:
+        """Returns `scores` of a network; raises _AskedToStop if asked to stop meanwhile."""
 
         def show(image: ImageScores, output: np.ndarray) -> None:
             if image.index in self._pictures:
@@ -78,15 +105,24 @@ class PeriodicEvaluation:
             indices=self.indices,
             on_image=show,
             on_failure=lambda index, line: self._log.say(line),
+            take=self._go_on,
         )
-        self.scores = {f"eval_{name}": value for name, value in result.mean.items()}
-        self.scores["eval_psnr_blurry"] = self._blurry
-        self._log.scalars(step, self.scores)
-        self._log.say(summary.evaluation(step, self.scores, best))
-        score = self.scores["eval_psnr"]
-        if best is None or score > best["score"]:
-            best = {"score": score, "step": step}
-        return score, best
+        if not result.images:
+            return {}
+        if self._blurry is None:
+            blurry = score_pairs(Blurry(), self._source, indices=self.indices, take=self._go_on)
+            self._blurry = blurry.mean["psnr"]
+        scores = {f"eval_{name}": value for name, value in result.mean.items()}
+        return scores | {"eval_psnr_blurry": self._blurry}
+
+    def _go_on(self, index: int) -> bool:
+        if asked := self._asked():
+            raise _AskedToStop(asked)
+        return True
+
+
+class _AskedToStop(Exception):  # noqa: N818 (nothing is wrong)
+    """Ends an evaluation; says by which signal."""
 
 
 @jax.jit

@@ -12,17 +12,17 @@ import jax
 from jax.sharding import Mesh
 
 from dmphn_jax import distributed
-from dmphn_jax.data import SourceOptions, make_feed
+from dmphn_jax.data import SourceOptions, choose_feed
 from dmphn_jax.data.base import Feed, PairSource
 from dmphn_jax.data.memory import check_fits
-from dmphn_jax.errors import UserError
+from dmphn_jax.data.sources import ChosenFeed
 from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.models import ModelConfig, build, convolutions_for, parameter_count
 from dmphn_jax.runtime import data_mesh
 from dmphn_jax.storage import Address
-from dmphn_jax.training import initialize, ranges, resume, settings, work_folder
+from dmphn_jax.training import initialize, resume, settings, work_folder
 from dmphn_jax.training.checkpoints import RunCheckpoints
-from dmphn_jax.training.optimizer import make_optimizer
+from dmphn_jax.training.optimizer import Schedule, make_optimizer
 from dmphn_jax.training.status import RunStatus
 from dmphn_jax.training.step import StepOptions, check_batch, make_train_step
 
@@ -42,6 +42,7 @@ class Prepared:
       num_steps: its length.
       tx: its optimiser.
       step: the compiled step, see `make_train_step`.
+      described: what a checkpoint says of the run that wrote it, and a resumed one must agree with.
     """
 
     config: Any
@@ -57,15 +58,7 @@ class Prepared:
     num_steps: int
     tx: Any
     step: Callable[..., Any]
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What a checkpoint says of the run that wrote it, and a resumed one must agree with."""
-        return {
-            "config": settings.flat(self.config) | {"num_steps": self.num_steps},
-            "steps_per_epoch": self.feed.steps_per_epoch,
-            "feed_kind": type(self.feed).__name__,
-        }
+    described: dict[str, Any]
 
 
 def prepare(
@@ -89,33 +82,30 @@ def prepare(
     on from the one that stands in `workdir`.
     """
     # ---- What needs no data
-    model = settings.model_of(config)
     mesh = data_mesh()
-    check_batch(config.batch_size, mesh)
-    check_memory(config, model, mesh)
+    model = _model(config, mesh)
 
     # ---- The work folder, and the run that stands there already, if any
     store, saved = _take(config, workdir, model, held)
     resume.refuse_other_config(saved, config, workdir)
     if saved is None and config.init_from:
         initialize.check(model, config.init_from)
-    status = _begin_status(workdir, mesh, saved)
-    held.enter_context(status.failing())
+    status = _begin_status(workdir, mesh, saved, held)
 
     # ---- Data: the few test pairs before the feed, which may fill device memory
     if test_source is None and config.eval.every:
         test_source = _test_source(config)
-    if feed is None:
-        feed = _feed(config, mesh, saved)
-    held.callback(feed.close)
+    chosen = _feed(config, mesh, saved) if feed is None else _given(feed)
 
     # ---- What depends on their number
-    num_steps = _length(config, feed)
-    tx, schedule = make_optimizer(config.optimizer, feed.steps_per_epoch, num_steps)
-    convolutions = convolutions_for(mesh.devices.flat[0].platform)
-    module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
-    step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
-    run = Prepared(
+    num_steps = settings.steps_of(config, chosen.steps_per_epoch)
+    tx, schedule = make_optimizer(config.optimizer, chosen.steps_per_epoch, num_steps)
+    described = _described(config, num_steps, chosen)
+    resume.refuse_other_schedule(saved, described, workdir)
+
+    # ---- What fills memory
+    feed = held.enter_context(contextlib.closing(chosen.make()))
+    return Prepared(
         config=config,
         workdir=workdir,
         files=work_folder.files_of(workdir),
@@ -128,10 +118,17 @@ def prepare(
         saved=saved,
         num_steps=num_steps,
         tx=tx,
-        step=step,
+        step=_step(config, model, mesh, feed, tx, schedule),
+        described=described,
     )
-    resume.refuse_other_schedule(saved, run.described, workdir)
-    return run
+
+
+def _model(config: Any, mesh: Mesh) -> ModelConfig:
+    """Returns the model; raises UserError if it or its batch does not suit the devices."""
+    model = settings.model_of(config)
+    check_batch(config.batch_size, mesh)
+    check_memory(config, model, mesh)
+    return model
 
 
 def pairs_of(config: Any) -> PairSelection:
@@ -178,10 +175,15 @@ def _take(
     return store, saved
 
 
-def _begin_status(workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | None) -> RunStatus:
-    """Begins the file that monitors read, of a run that has its folder and nothing else yet."""
+def _begin_status(
+    workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | None, held: contextlib.ExitStack
+) -> RunStatus:
+    """Begins the file that monitors read, of a run that has its folder and nothing else yet.
+
+    `held` notes there why the run ended, if by an error.
+    """
     devices = f"{mesh.size} x {mesh.devices.flat[0].platform}"
-    return RunStatus(
+    status = RunStatus(
         work_folder.files_of(workdir),
         on=jax.process_index() == 0,
         fresh=saved is None and isinstance(workdir, Path),  # a bucket may have been sent it
@@ -190,30 +192,41 @@ def _begin_status(workdir: Path | Address, mesh: Mesh, saved: dict[str, Any] | N
         checkpoint=None,
         devices=f"{devices} of {jax.process_count()} processes",
     )
+    held.enter_context(status.failing())
+    return status
 
 
-def _length(config: Any, feed: Feed) -> int:
-    """Returns the steps of a run; raises UserError for more than it can count."""
-    num_steps = config.num_steps or config.num_epochs * feed.steps_per_epoch
-    if num_steps > ranges.MOST:
-        raise UserError(
-            f"config.num_epochs = {config.num_epochs} of {feed.steps_per_epoch:,} steps are more "
-            f"than the {ranges.MOST:,} a run can count"
-        )
-    return num_steps
-
-
-def _feed(config: Any, mesh: Mesh, saved: dict[str, Any] | None) -> Feed:
+def _feed(config: Any, mesh: Mesh, saved: dict[str, Any] | None) -> ChosenFeed:
     data = config.data.to_dict()
     if saved and data["feed"] == "auto":  # the two feeds deal crops differently
         data["feed"] = "host" if saved["feed_kind"] == "HostFeed" else "resident"
-    return make_feed(
+    return choose_feed(
         data,
         mesh=mesh,
         seed=config.seed,
         batch_size=config.batch_size,
         crop_size=config.crop_size,
     )
+
+
+def _given(feed: Feed) -> ChosenFeed:
+    return ChosenFeed(type(feed).__name__, feed.steps_per_epoch, lambda: feed)
+
+
+def _described(config: Any, num_steps: int, feed: ChosenFeed) -> dict[str, Any]:
+    return {
+        "config": settings.flat(config) | {"num_steps": num_steps},
+        "steps_per_epoch": feed.steps_per_epoch,
+        "feed_kind": feed.kind,
+    }
+
+
+def _step(
+    config: Any, model: ModelConfig, mesh: Mesh, feed: Feed, tx: Any, schedule: Schedule
+) -> Callable[..., Any]:
+    convolutions = convolutions_for(mesh.devices.flat[0].platform)
+    module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
+    return make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
 
 
 def _test_source(config: Any) -> PairSource | None:

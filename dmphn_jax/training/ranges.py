@@ -8,7 +8,9 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from dmphn_jax.data.options import LARGEST_BATCH, MOST_THREADS
 from dmphn_jax.errors import UserError
+from dmphn_jax.models.config import MOST_WIDTH
 
 MOST = 2**31 - 1  # steps are counted in int32
 
@@ -43,9 +45,9 @@ class Range:
 # Ends are where a value stops making sense; what fits into memory is asked for when a run begins.
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**63 - 1),
-    "model.width": Range(1, 4096),
+    "model.width": Range(1, MOST_WIDTH),
     "crop_size": Range(1, 16384),
-    "batch_size": Range(1, 1_000_000),
+    "batch_size": Range(1, LARGEST_BATCH),
     "ema_decay": Range(0.0, 1.0, without="high"),
     "num_epochs": Range(1, MOST),
     "num_steps": Range(0, MOST),
@@ -56,7 +58,7 @@ RANGES: dict[str, Range] = {
     "eval.every": Range(0, MOST),
     "eval.count": Range(0, MOST),
     "eval.pictures": Range(0, 1000),
-    "data.threads": Range(0, 1024),
+    "data.threads": Range(0, MOST_THREADS),
     "data.prefetch": Range(0, 1_000_000),
     "optimizer.learning_rate": Range(0.0, 1000.0),
     "optimizer.decay_factor": Range(0.0, 1.0, without="low"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import why
+from dmphn_jax.storage.names import RUN
 
 FORMAT = 1
 
@@ -25,10 +27,13 @@ def sealed(run: dict[str, Any], digest: str) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Returns the checked record of a step folder; raises DamagedError in one line."""
-    file = items.record_file(path, "run")
+    """Returns the checked record of a step folder; raises DamagedError in one line.
+
+    Older runs took an evaluation without a score for their best: that is none.
+    """
+    file = items.record_file(path, RUN)
     try:
-        run = items.read_record(path, "run")
+        run = items.read_record(path, RUN)
         if not isinstance(run, dict) or run["step"] != int(path.name):
             raise ValueError("another step's")
         if run["format"] > FORMAT:
@@ -37,8 +42,9 @@ def read(path: Path) -> dict[str, Any]:
         if "record_digest" in run and run["record_digest"] != _digest(run):
             raise ValueError("does not match its own digest")
         best = run["best"]
-        whole = isinstance(run["config"], dict) and isinstance(run["feed"], dict)
-        if not whole or not (best is None or best["score"] <= float("inf")):
+        if best is not None and math.isnan(best["score"]):
+            run["best"] = None
+        if not (isinstance(run["config"], dict) and isinstance(run["feed"], dict)):
             raise ValueError("is not whole")
     except PermissionError as error:
         raise UserError(f"{file}: {error.strerror}") from None

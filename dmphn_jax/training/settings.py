@@ -160,6 +160,17 @@ def model_of(config: Any) -> ModelConfig:
         raise UserError(f"config.model.{error}") from None
 
 
+def steps_of(config: Any, steps_per_epoch: int) -> int:
+    """Returns the steps of a run; raises UserError for more than it can count."""
+    num_steps: int = config.num_steps or config.num_epochs * steps_per_epoch
+    if num_steps > ranges.MOST:
+        raise UserError(
+            f"config.num_epochs = {config.num_epochs} of {steps_per_epoch:,} steps are more "
+            f"than the {ranges.MOST:,} a run can count"
+        )
+    return num_steps
+
+
 def flat(config: Any) -> dict[str, Any]:
     """Returns the fields of a ConfigDict or its dict: `section.field` -> plain JSON value."""
     result = {}

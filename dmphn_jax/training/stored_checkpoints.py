@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import orbax.checkpoint as ocp
 
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.models import ModelConfig
@@ -73,14 +70,13 @@ class StoredCheckpoints(RunCheckpoints):
         shutil.rmtree(self.folder / str(step), ignore_errors=True)
         self._warn(f"warning: {text}; moved to {target}")
 
-    @functools.cached_property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _new_manager(self) -> Any:
         # A copy that the bucket has not, of a save that a kill broke off, would be in the way.
         kept = self.last_good.name if self.last_good else None
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if path.name != kept and path.is_dir():
                 shutil.rmtree(path)
-        return self._new_manager()
+        return super()._new_manager()
 
     def _written(self, step: int, run: dict[str, Any]) -> None:
         best = run.get("best")

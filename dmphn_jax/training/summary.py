@@ -77,6 +77,11 @@ def evaluation(step: int, scores: dict[str, float], best: dict[str, Any] | None)
     return f"{text}; best {best['score']:.2f} dB at step {best['step']:,}"
 
 
+def failed_evaluation(step: int, pairs: int) -> str:
+    """Returns the line about an evaluation in which none of its pairs could be scored."""
+    return f"evaluation at step {step:,}: none of its {pairs:,} pairs could be scored; going on"
+
+
 def end(
     step: int,
     num_steps: int,

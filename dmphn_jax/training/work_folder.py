@@ -17,11 +17,12 @@ from dmphn_jax import storage
 from dmphn_jax.files import write_atomically
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.storage import Address
+from dmphn_jax.storage.names import CHECKPOINTS
 from dmphn_jax.training.checkpoints import RunCheckpoints, chosen_checkpoint
 from dmphn_jax.training.lock import NAME as LOCK
 from dmphn_jax.training.lock import Lock
 
-CHECKPOINTS, EVALUATION, METRICS = "checkpoints", "evaluation", "metrics.csv"
+EVALUATION, METRICS = "evaluation", "metrics.csv"
 _TOKEN = ".lease"
 
 

@@ -157,6 +157,23 @@ def test_compiled_programs_are_not_taken_from_such_a_cache(kept, monkeypatch, ca
     assert "compiled is not used" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("mode", "lines"), [(0o700, 0), (0o777, 1)])
+def test_a_named_cache_of_programs_that_others_may_write_is_warned_of(
+    tmp_path, monkeypatch, capfd, mode, lines
+):
+    folder = tmp_path / "named"
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    runtime.cache_compilations()
+    said = capfd.readouterr().err
+    assert said.count("\n") == said.count(f"others than you may write to {folder}") == lines
+    for elsewhere in (str(folder / "not there"), "gs://bucket/programs", ""):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", elsewhere)
+        runtime.cache_compilations()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root")
 def test_what_belongs_to_somebody_else_is_not_loaded(kept, compiler, capfd):
     library.load()
@@ -234,14 +251,36 @@ def test_a_library_without_the_kernels(kept, tmp_path, monkeypatch, capfd):
 def test_a_failure_is_remembered_until_its_cause_may_be_gone(kept, tmp_path, monkeypatch, capfd):
     script = "echo 'kernels.cc:1: error: no such thing' >&2; exit 1"
     path = use(monkeypatch, tmp_path / "compiler", script)
+    path.write_text(path.read_text().replace("exit", f"echo >> {tmp_path}/runs; exit"))
     assert "kernels.cc:1: error: no such thing" in refused(capfd)
-    assert load_again() is None
-    assert capfd.readouterr().err == "", "asked once"
     (failed,) = kept.glob("*.failed")
+    assert f"error: no such thing ({failed}; remove it" in refused(capfd), "said again"
+    assert library.load() is None
+    assert capfd.readouterr().err == "", "said once in a process"
+    assert (tmp_path / "runs").read_text() == "\n", "asked once"
     os.utime(failed, (0, 0))
     assert "no such thing" in refused(capfd), "asked again the next day"
     path.write_text(path.read_text() + "# another version\n")
     assert "no such thing" in refused(capfd), "another compiler is asked"
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("kill -9 $$", "signal 9 ended the compiler; the next start tries again"),
+        ("echo 'c++: fatal error: Killed signal terminated program cc1plus'; exit 1", "Killed"),
+        ("echo 'error: x.o: No space left on device'; exit 1", "No space left on device"),
+    ],
+)
+def test_what_may_pass_is_not_remembered(
+    kept, compiler, tmp_path, monkeypatch, capfd, script, line
+):
+    works = os.environ["CXX"]
+    use(monkeypatch, tmp_path / "fails", f"[ -e {tmp_path}/passed ] || {{ {script}; }}; {works} $*")
+    assert line in refused(capfd)
+    assert list(kept.iterdir()) == []
+    (tmp_path / "passed").touch()
+    assert load_again().lanes == 4
 
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfd_open here")

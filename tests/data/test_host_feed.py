@@ -250,7 +250,7 @@ def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match="does not divide over 3"):
         host_feed(Coded(9), shard=(0, 3))
     for options, text in (
-        ({"batch_size": 10**8}, "batch size 100000000: 1 to 1,048,576"),
+        ({"batch_size": 10**8}, "batch size 100000000: 1 to 1,000,000"),
         ({"batch_size": 0}, "batch size 0"),
         ({"threads": 10**9}, "1000000000 readers asked for; 1 to 1024"),
         ({"threads": -1}, "-1 readers"),

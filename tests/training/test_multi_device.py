@@ -79,3 +79,18 @@ def test_two_processes_stop_together_and_go_on_to_what_one_process_computes(tmp_
     # Adam divides small gradients, of biases, by their own size: that shows how they were added up.
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-5 * np.abs(x).max())
+
+
+def test_the_others_wait_for_an_evaluation_that_a_signal_to_one_of_them_ends(tmp_path):
+    """Of so many pairs that it would take many minutes."""
+    flags = ["--config.num_steps=4", "--config.eval.every=4", "--config.eval.count=200000"]
+    processes = start_two(tmp_path, *flags)
+    metrics = tmp_path / "metrics.csv"
+    while not (metrics.exists() and "\n4," in metrics.read_text()):  # the evaluation is next
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = (finish(process, os.EX_TEMPFAIL) for process in processes)
+    assert "evaluation at step 4: left out at SIGTERM" in first
+    assert "SIGTERM at step 4: saved" in first
+    assert "gone" not in second  # it has not lost the first one, but heard from it

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from dmphn_jax import main
+from dmphn_jax.data.host_feed import HostFeed
 from dmphn_jax.data.options import SOURCES
+from dmphn_jax.data.resident_feed import ResidentFeed
 from dmphn_jax.errors import UserError
 from dmphn_jax.training import prepare as preparing
 from dmphn_jax.training import settings
@@ -31,7 +33,7 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
         ("eval.source=gopr", "eval.source = 'gopr'.* mean 'gopro'"),
         ("seed=99999999999999999999", "seed = 99999999999999999999 must be at most"),
         ("seed=-1", "seed = -1 must be at least 0"),
-        ("model.width=100000000", "model.width = 100000000 must be at most 4,096"),
+        ("model.width=100000000", "model.width = 100000000 must be at most 1,024"),
         ("batch_size=100000000", "batch_size = 100000000 must be at most 1,000,000"),
         ("crop_size=64", "smaller than config.crop_size = 64"),
         ("optimizer.beta1=2", "optimizer.beta1 = 2.0 must be below 1"),
@@ -57,11 +59,56 @@ def test_a_field_no_run_can_have_is_one_line_before_anything_is_opened(
     def opened(*_, **__):
         raise AssertionError("opened data")
 
-    monkeypatch.setattr(preparing, "make_feed", opened)
+    monkeypatch.setattr(preparing, "choose_feed", opened)
     with pytest.raises(UserError, match=line) as error:
         main.main([*TINY_FLAGS, f"--config.{flag}", f"--workdir={tmp_path}/run"])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Has either feed fail as soon as it is built."""
+
+    def built(*_, **__):
+        raise AssertionError("built the feed")
+
+    monkeypatch.setattr(ResidentFeed, "__init__", built)
+    monkeypatch.setattr(HostFeed, "__init__", built)
+
+
+@pytest.mark.parametrize("feed", ["host", "resident"])
+def test_a_schedule_that_does_not_fit_is_refused_before_the_feed_is_built(feed, unbuilt, tmp_path):
+    """Six pairs in batches of four: an epoch is one step."""
+    flags = [*TINY_FLAGS, f"--config.data.feed={feed}", f"--workdir={tmp_path}/run"]
+    flags += ["--config.num_steps=0", "--config.optimizer.schedule=cosine"]
+    flags += ["--config.optimizer.warmup_steps=9"]
+    with pytest.raises(UserError, match="warmup_steps = 9 leaves nothing of num_steps = 7"):
+        main.main([*flags, "--config.num_epochs=7"])
+    with pytest.raises(AssertionError, match="built the feed"):
+        main.main([*flags, "--config.num_epochs=10"])
+
+
+@pytest.mark.parametrize(
+    ("before", "line"),
+    [
+        ({"num_steps": 9}, "a run of config.num_steps = 9, now 8, and its cosine schedule"),
+        ({"feed_kind": "ResidentFeed"}, "another config.data.feed .*now HostFeed"),
+        ({"steps_per_epoch": 2}, "another config.data .*2, now 1"),
+    ],
+)
+def test_another_runs_schedule_is_refused_before_the_feed_is_built(
+    before, line, unbuilt, tmp_path, monkeypatch
+):
+    config = tiny_config(optimizer__schedule="cosine", data__source="synthetic", data__count=6)
+    config.data.feed, config.data.size = "host", (32, 40)
+    config.num_steps = 8
+    fields = settings.flat(config)
+    fields["num_steps"] = before.get("num_steps", 8)
+    saved = {"step": 4, "config": fields, "feed_kind": "HostFeed", "steps_per_epoch": 1, **before}
+    monkeypatch.setattr(preparing, "_take", lambda *_: (None, saved))
+    with pytest.raises(UserError, match=line):
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_run_tells_that_it_prepares_from_the_moment_it_has_its_folder(tmp_path
 
     config = tiny_config(num_steps=4)
     train(config, tmp_path, feed=feed(config))
-    monkeypatch.setattr(prepare, "make_feed", unreadable)
+    monkeypatch.setattr(prepare, "choose_feed", unreadable)
     with pytest.raises(UserError, match="no such folder"):
         train(tiny_config(), tmp_path)
     (fields,) = seen

@@ -18,6 +18,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dmphn_jax import checkpoints
+from dmphn_jax.checkpoints import items
 from dmphn_jax.errors import UserError
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig, init_params
@@ -219,6 +220,39 @@ def test_being_asked_to_stop_saves_and_ends(tmp_path, name, capsys):
     assert f"{name} at step 5: saved" in capsys.readouterr().out
     assert signal.getsignal(number) is before
     assert run(tiny_config(), tmp_path).step == 8
+
+
+def test_being_asked_to_stop_in_an_evaluation_saves_that_step_and_ends(finished, tmp_path, capsys):
+    """The evaluation is left without a score; all else is as if nothing had been."""
+    read = []
+
+    class Many(Pairs):
+        def __getitem__(self, index):
+            read.append(index)
+            if len(read) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(index)
+
+    config = tiny_config(eval__every=4, eval__count=0, checkpoint_every=100)
+    pairs = Many(count=1000)
+    for step, stopped in ((4, "SIGTERM"), (8, None)):
+        feed = ArrayFeed(config, data_mesh())
+        result = train(config, tmp_path, feed=feed, test_source=pairs)
+        assert (result.step, result.stopped) == (step, stopped)
+        if stopped:
+            assert len(read) < 200
+            assert result.scores == {}
+            said = capsys.readouterr().out
+            assert "evaluation at step 4: left out at SIGTERM" in said
+            assert "SIGTERM at step 4: saved" in said
+            pairs = Pairs()
+    assert result.scores
+    _, whole, _ = finished
+    (a, b) = (
+        items.read_record(folder / "checkpoints" / "8", "run") for folder in (whole, tmp_path)
+    )
+    assert a["digest"] == b["digest"]
+    assert a["feed"] == b["feed"]
 
 
 def test_a_deeper_stack_begins_with_a_shallower_ones_stages(tmp_path):
