@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dmphn_jax.errors import out_of_memory
 from dmphn_jax.models import ModelConfig, build, convolutions_for, convolutions_named
 from dmphn_jax.models.buckets import BucketConvolutions
 from dmphn_jax.models.convolutions import XLA, DilatedConvolutions
@@ -136,15 +138,19 @@ def tile(network: Network, grids: tuple[Grid, ...]) -> jax.stages.Wrapped:
     return _jit(network, weighted)
 
 
-def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
+def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> float:
     """Returns what a program takes to run beside its arguments, as its compiler has planned it.
 
-    0 where the compiler does not tell. The program is compiled, as its first run would do.
+    0 where the compiler does not tell; infinity where it gives up, as a TPU's does with a program
+    that its whole memory would not hold. The program is compiled, as its first run would do.
     """
-    plan = program.lower(*arguments).compile().memory_analysis()
-    if plan is None:
-        return 0
-    return int(plan.temp_size_in_bytes + plan.output_size_in_bytes)
+    try:
+        plan = program.lower(*arguments).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return math.inf
+    return 0 if plan is None else plan.temp_size_in_bytes + plan.output_size_in_bytes
 
 
 def _quantised(network: Network) -> Any:
