@@ -115,7 +115,7 @@ def _contenders(options: EvaluationOptions, devices: list[jax.Device]) -> Iterat
         for stages in range(1, depth + 1) if options.stages == "all" else (options.stages,):
             deblurrer = Deblurrer(path, stages=stages, precision=options.precision, devices=devices)
             yield Contender(
-                SelfEnsemble(deblurrer) if options.ensemble else deblurrer,
+                SelfEnsemble(deblurrer, len(devices)) if options.ensemble else deblurrer,
                 label_of(deblurrer.config, deblurrer.stages, **how),
                 checkpoint=str(path),
                 digest=deblurrer.digest,
