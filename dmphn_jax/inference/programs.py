@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dmphn_jax.errors import out_of_memory
 from dmphn_jax.models import ModelConfig, build, convolutions_for, convolutions_named
 from dmphn_jax.models.buckets import BucketConvolutions
-from dmphn_jax.models.convolutions import XLA, DilatedConvolutions
+from dmphn_jax.models.convolutions import Convolutions, DilatedConvolutions
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 from dmphn_jax.models.pixels import from_network, to_network
@@ -82,9 +82,7 @@ def bucket(network: Network) -> jax.stages.Wrapped:
     returns what `Programs.quantised` does; pixels outside of the images are of no meaning. DMSN
     has none: its resizing knows no border within an array.
     """
-    convolutions = convolutions_for(network.platform)
-    if convolutions.encoder is not None:  # another layout than (B, H, W, C) has no such borders
-        convolutions = XLA
+    convolutions = _convolutions(network)
 
     def quantised(
         params: dict[str, Any], images: jax.Array, size: jax.Array
@@ -164,8 +162,7 @@ def _quantised(network: Network) -> Any:
 
 
 def _applied(network: Network, **options: Any) -> Any:
-    layout, platform = network.layout, network.platform
-    convolutions = convolutions_named(layout) if layout else convolutions_for(platform)
+    convolutions = _convolutions(network)
     module = build(network.config, network.precision, convolutions=convolutions, **options)
 
     def apply(params: dict[str, Any], images: jax.Array) -> Output:
@@ -173,6 +170,11 @@ def _applied(network: Network, **options: Any) -> Any:
         return output
 
     return apply
+
+
+def _convolutions(network: Network) -> Convolutions:
+    layout, platform = network.layout, network.platform
+    return convolutions_named(layout) if layout else convolutions_for(platform)
 
 
 def _finite(images: jax.Array) -> jax.Array:
