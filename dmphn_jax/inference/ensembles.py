@@ -61,17 +61,17 @@ class Mean:
             self._take()
         if self._failure is not None:
             raise self._failure
-        whole = self._count * self._scale
-        return ((2 * self._total + whole) // (2 * whole)).astype(self._dtype)
+        return self.images
 
     def check(self) -> None:
         """See `Pending`."""
         self.result()
 
-    @property
+    @functools.cached_property
     def images(self) -> np.ndarray:
-        """See `Pending`; on the host."""
-        return self.result()
+        """See `Pending`; on the host, rounded to nearest. To be read after `check`."""
+        whole = self._count * self._scale
+        return ((2 * self._total + whole) // (2 * whole)).astype(self._dtype)
 
 
 class Ensemble:
