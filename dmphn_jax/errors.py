@@ -45,7 +45,10 @@ def one_line(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tells whether an error says that the host or a device has no memory left."""
+    """Tells whether an error says that the host or a device has no memory left.
+
+    Or a compiler, that a program would not fit.
+    """
     return isinstance(error, MemoryError) or any(
         sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "ut of memory", "bad_alloc")
     )

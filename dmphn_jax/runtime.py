@@ -29,36 +29,47 @@ def cores() -> int:
     return max(1, min([count, *(-(-quota // period) for quota, period in _cpu_quotas())]))
 
 
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+def _own_groups(*controllers: str) -> Iterator[Path]:
+    """Yields the folders of control groups this process is in, each followed by those around it.
+
+    Of version 2, then of the controllers of version 1; within a container its own group may be
+    mounted as the root, and its path not be there.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    for root, controller in ((_GROUPS, ""), *((_GROUPS / name, name) for name in controllers)):
+        own = next((path for _, of, path in named if controller in of.split(",")), "/")
+        folder = root / own.lstrip("/")
+        yield from (part for part in (folder, *folder.parents) if part.is_relative_to(root))
+
+
 def _cpu_quotas() -> list[tuple[int, int]]:
     """Returns the (quota, period) in microseconds of the control groups this process is in."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    own = next((line[3:] for line in groups if line.startswith("0::")), "/")
-    folder = root / own.lstrip("/")
-    sources = [  # version 2: this group's limit and those of the groups around it; version 1
-        *([part / "cpu.max"] for part in (folder, *folder.parents) if part.is_relative_to(root)),
-        [root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")],
-    ]
     found = []
-    for files in sources:
-        try:
-            quota, period = " ".join(file.read_text() for file in files).split()
-            found.append((int(quota), int(period)))
-        except (OSError, ValueError):  # "max" means no quota and is no number
-            continue
+    for folder in _own_groups("cpu"):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            try:
+                quota, period = " ".join((folder / name).read_text() for name in names).split()
+                found.append((int(quota), int(period)))
+            except (OSError, ValueError):  # "max" means no quota and is no number
+                continue
     return [(quota, period) for quota, period in found if quota > 0 and period > 0]
 
 
 def host_free() -> int | None:
     """Returns the bytes this process may still take on the host; None where unknown.
 
-    The machine's available memory or what its control group (a container's limit) leaves,
-    whichever is less.
+    The machine's available memory or what its control groups (a container's limit, a job's) leave,
+    whichever is less. Files that the system keeps in memory, and drops when it is asked for, count
+    as free.
     """
-    found = []
+    found = _groups_free()
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -66,19 +77,27 @@ def host_free() -> int | None:
     except OSError:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            # "max" means no limit and is no number.
-            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue
     return max(0, min(found)) if found else None
+
+
+def _groups_free() -> list[int]:
+    """Returns the bytes that the limit of each control group leaves which this process is in."""
+    found = []
+    for folder in _own_groups("memory"):
+        for limit, used, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            try:
+                # "max" means no limit and is no number.
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            except (OSError, ValueError):
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                words = (folder / "memory.stat").read_text().split()
+                left += int(dict(zip(words[::2], words[1::2])).get(cached, 0))
+            found.append(left)
+    return found
 
 
 def device_free(device: jax.Device) -> int | None:

@@ -37,7 +37,22 @@ def test_nothing_else_counts_the_machines_cores():
     assert counting == ["runtime.py"]
 
 
-def test_quotas_are_read_of_the_group_and_those_around_it(monkeypatch):
+@pytest.fixture
+def tree(monkeypatch):
+    """Returns what has the files of the system replaced by those of a dict, by their paths."""
+
+    def replaced(files):
+        def read(path):
+            if str(path) not in files:
+                raise FileNotFoundError
+            return files[str(path)]
+
+        monkeypatch.setattr(Path, "read_text", read)
+
+    return replaced
+
+
+def test_quotas_are_read_of_the_group_and_those_around_it(tree):
     files = {
         "/proc/self/cgroup": "12:cpu:/x\n0::/outer/inner\n",
         "/sys/fs/cgroup/outer/inner/cpu.max": "max 100000\n",
@@ -46,15 +61,68 @@ def test_quotas_are_read_of_the_group_and_those_around_it(monkeypatch):
         "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
     }
 
-    def read(path):
-        if str(path) not in files:
-            raise FileNotFoundError
-        return files[str(path)]
-
-    monkeypatch.setattr(Path, "read_text", read)
+    tree(files)
     assert runtime._cpu_quotas() == [(300_000, 100_000)]
     files["/sys/fs/cgroup/cpu/cpu.cfs_quota_us"] = "150000\n"
     assert runtime._cpu_quotas() == [(300_000, 100_000), (150_000, 100_000)]
+
+
+def test_quotas_of_version_1_are_read_of_nested_groups(tree):
+    files = {
+        "/proc/self/cgroup": "4:cpu,cpuacct:/slurm/job_7\n",
+        "/sys/fs/cgroup/cpu/slurm/job_7/cpu.cfs_quota_us": "200000\n",
+        "/sys/fs/cgroup/cpu/slurm/job_7/cpu.cfs_period_us": "100000\n",
+    }
+    tree(files)
+    assert runtime._cpu_quotas() == [(200_000, 100_000)]
+
+
+MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 4000 kB\n"
+KB = 1024
+
+
+def test_the_least_that_a_group_or_one_around_it_leaves_is_free(tree):
+    files = {"/proc/meminfo": MEMINFO, "/proc/self/cgroup": "0::/job/step\n"}
+    tree(files)
+    assert runtime.host_free() == 4000 * KB
+    limits = {"/job/step": ("max", 500), "/job": (2000 * KB, 500 * KB), "": (9000 * KB, 0)}
+    for group, (most, used) in limits.items():
+        files[f"/sys/fs/cgroup{group}/memory.max"] = f"{most}\n"
+        files[f"/sys/fs/cgroup{group}/memory.current"] = f"{used}\n"
+    assert runtime.host_free() == 1500 * KB
+    files["/sys/fs/cgroup/job/step/memory.max"] = f"{600 * KB}\n"
+    assert runtime.host_free() == 600 * KB - 500
+    files["/sys/fs/cgroup/job/memory.current"] = f"{2001 * KB}\n"
+    assert runtime.host_free() == 0
+    files["/proc/self/cgroup"] = "0::/not/mounted/here\n"  # a container's own root
+    assert runtime.host_free() == 4000 * KB
+
+
+def test_files_kept_in_memory_are_free(tree):
+    files = {
+        "/proc/meminfo": MEMINFO,
+        "/proc/self/cgroup": "0::/\n",
+        "/sys/fs/cgroup/memory.max": f"{2000 * KB}\n",
+        "/sys/fs/cgroup/memory.current": f"{1900 * KB}\n",
+        "/sys/fs/cgroup/memory.stat": f"anon 5\nactive_file 7\ninactive_file {800 * KB}\n",
+    }
+    tree(files)
+    assert runtime.host_free() == 900 * KB
+
+
+def test_memory_of_version_1_is_that_of_nested_groups(tree):
+    own = "/sys/fs/cgroup/memory/slurm/job_7"
+    files = {
+        "/proc/meminfo": MEMINFO,
+        "/proc/self/cgroup": "5:memory:/slurm/job_7\n4:cpu:/\n0::/\n",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes": f"{3000 * KB}\n",
+        f"{own}/memory.limit_in_bytes": f"{1000 * KB}\n",
+        f"{own}/memory.usage_in_bytes": f"{900 * KB}\n",
+        f"{own}/memory.stat": f"inactive_file 1\ntotal_inactive_file {200 * KB}\n",
+    }
+    tree(files)
+    assert runtime.host_free() == 300 * KB
 
 
 def test_garbage_is_collected_again_after_a_start():

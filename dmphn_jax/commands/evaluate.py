@@ -187,5 +187,5 @@ def _draw(folder: Path) -> None:
 
     name, points, sizes = figures.read_points(str(folder))
     content = io.BytesIO()
-    figures.draw({name: points}, sorted(sizes)).savefig(content, format="png")
+    figures.draw({name: points}, sorted(sizes), ssim=True).savefig(content, format="png")
     write_file(folder / "stages.png", content.getvalue())

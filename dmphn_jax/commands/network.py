@@ -101,18 +101,19 @@ def _load_network(args: argparse.Namespace) -> Network:
             split_rows=args.split_rows,
         )
     network: Deblurrer | WithinBudget = deblurrer
+    at_once = 1 if args.split_rows else len(deblurrer.devices)
     ensemble: Ensemble | None = None
     if args.budget_ms:
         network = WithinBudget(deblurrer, args.budget_ms, on_choice=_say_choice)
     elif args.ensemble:
-        ensemble = SelfEnsemble(deblurrer)
+        ensemble = SelfEnsemble(deblurrer, at_once)
     elif args.shift_ensemble:
-        ensemble = ShiftEnsemble(deblurrer, deblurrer.config)
+        ensemble = ShiftEnsemble(deblurrer, deblurrer.config, at_once)
     flags = ("stages", "budget_ms", "precision", "ensemble", "shift_ensemble", "tile", "overlap")
     return Network(
         submit=CLOCK.measured((ensemble or network).submit),
         compile_for=lambda sizes: network.compile_for(ensemble.sizes(sizes) if ensemble else sizes),
-        at_once=1 if args.split_rows else len(deblurrer.devices),
+        at_once=at_once,
         model={
             "the checkpoint": str(deblurrer.digest),
             **{f"--{flag.replace('_', '-')}": str(getattr(args, flag)) for flag in flags},

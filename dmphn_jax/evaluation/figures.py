@@ -1,4 +1,4 @@
-"""Fig. 1: PSNR against the time of one image, from reports of `dmphn evaluate`."""
+"""Fig. 1: PSNR, and SSIM, against the time of one image, from reports of `dmphn evaluate`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 _DPI = 150
 _MARKER = 12.0  # pixels, with some air around it
+_PAPER = "paper: P100, timed without waiting for the GPU"
+_SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM (MATLAB 3-D)"}
 
 
 class Point(NamedTuple):
-    """A model in the figure: milliseconds per image, PSNR in dB, its name."""
+    """A model in the figure: milliseconds per image, PSNR in dB, its name, SSIM as MATLAB's."""
 
     ms: float
     psnr: float
     label: str
+    ssim: float | None = None
 
 
 def read_points(path: str) -> tuple[str, list[Point], set[str]]:
@@ -38,9 +41,10 @@ def read_points(path: str) -> tuple[str, list[Point], set[str]]:
     made = report.read(path)
     points, sizes = [], set()
     for row in made.rows:
-        psnr = row.mean["psnr"]
+        psnr, ssim = row.mean["psnr"], row.mean.get("ssim_matlab", math.nan)
         if row.runtime and math.isfinite(psnr):
-            points.append(Point(row.runtime.ms, psnr, row.label))
+            known = ssim if math.isfinite(ssim) else None
+            points.append(Point(row.runtime.ms, psnr, row.label, known))
             sizes.add(f"{row.runtime.width}x{row.runtime.height}")
     if not points:
         raise UserError(f"{path}: no row has a runtime; evaluate without --no-timing")
@@ -53,57 +57,75 @@ def draw(
     sizes: Sequence[str] = (),
     *,
     paper: bool = False,
+    ssim: bool = False,
     title: str | None = None,
 ) -> Figure:
     """Returns the figure of named series of points; `paper` adds those of the paper's Fig. 1.
 
-    Names stand beside their points, none over another, and all within the frame.
+    With `ssim` a second panel shows that of the points which have one. Names stand beside their
+    points, none over another, and all within the frame.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 12 if ssim else 7), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)  # measures the names
+    panels = figure.subplots(2 if ssim else 1, sharex=True, squeeze=False)[:, 0]
+    shown: list[tuple[str, Sequence[Point], str, str]] = []
+    if paper:
+        shown.append((_PAPER, _papers(), "0.5", "x"))
+    shown += [(name, points, f"C{i}", "o") for i, (name, points) in enumerate(series.items())]
+    names = []
+    for axes, score in zip(panels, ("psnr", "ssim")):
+        _format(axes)
+        names.append([text for one in shown for text in _scatter(axes, score, *one)])
+        axes.set_ylabel(_SCORES[score])
+    of = f" of {' and '.join(sizes)}" if sizes else ""
+    panels[-1].set_xlabel(f"ms per image{of}")
+    panels[0].set_title(title or f"PSNR {'and SSIM ' if ssim else ''}against runtime")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center")
+    figure.draw_without_rendering()  # settles the layout, in which the names then find room
+    for axes, texts in zip(panels, names):
+        _place(axes, texts)
+    return figure
+
+
+def _papers() -> list[Point]:
+    """Returns the points of the paper's Fig. 1."""
+    return [
+        Point(entry.runtime_ms, entry.psnr, entry.label, entry.ssim)
+        for entry in zoo.ZOO.values()
+        if entry.runtime_ms and "1" in entry.tables.split(", ")  # Table 1 is what Fig. 1 shows
+    ]
+
+
+def _format(axes: Axes) -> None:
     from matplotlib.ticker import LogFormatter
 
-    figure = Figure(figsize=(10, 7), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # measures the names
-    axes = figure.add_subplot()
-    names = []
-    if paper:
-        known = [
-            Point(entry.runtime_ms, entry.psnr, entry.label)
-            for entry in zoo.ZOO.values()
-            if entry.runtime_ms and "1" in entry.tables.split(", ")  # Table 1 is what Fig. 1 shows
-        ]
-        name = "paper: P100, timed without waiting for the GPU"
-        names += _scatter(axes, known, name, "0.5", "x")
-    for i, (name, points) in enumerate(series.items()):
-        names += _scatter(axes, points, name, f"C{i}", "o")
     axes.set_xscale("log")
     axes.margins(0.14, 0.1)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter())  # 20, not 2 x 10^1
     axes.grid(True, which="both", alpha=0.25)
-    of = f" of {' and '.join(sizes)}" if sizes else ""
-    axes.set_xlabel(f"ms per image{of}")
-    axes.set_ylabel("PSNR (dB)")
-    axes.set_title(title or "PSNR against runtime")
-    figure.legend(loc="outside lower center")
-    figure.draw_without_rendering()  # settles the layout, in which the names then find room
-    _place(axes, names)
-    return figure
 
 
 def _scatter(
-    axes: Axes, points: Sequence[Point], name: str, colour: str, marker: str
+    axes: Axes, score: str, name: str, points: Sequence[Point], colour: str, marker: str
 ) -> list[Text]:
     """Draws a series, and returns the names of its points, which lie on them."""
-    x, y = [point.ms for point in points], [point.psnr for point in points]
+    found = [(p.ms, getattr(p, score), p.label) for p in points]
+    found = [(x, y, label) for x, y, label in found if y is not None]
+    x, y = [point[0] for point in found], [point[1] for point in found]
     axes.scatter(x, y, c=colour, marker=marker, label=name, s=25)
-    return [axes.text(p.ms, p.psnr, p.label, fontsize=8, color=colour) for p in points]
+    return [axes.text(*point, fontsize=8, color=colour) for point in found]
 
 
 def _place(axes: Axes, names: Sequence[Text]) -> None:
     """Moves names off each other and off the points; a line leads to those that stand apart."""
     from adjustText import adjust_text
+
+    if not names:
+        return
 
     # What a name may not cover: the corners of every marker, each smaller than a name.
     middles = axes.transData.transform([name.get_position() for name in names])

@@ -117,7 +117,7 @@ def _contenders(options: EvaluationOptions, devices: list[jax.Device]) -> Iterat
             deblurrer = Deblurrer(path, stages=stages, precision=precision, devices=devices)
             config, runs = deblurrer.config, deblurrer.stages
             yield Contender(
-                SelfEnsemble(deblurrer) if ensemble else deblurrer,
+                SelfEnsemble(deblurrer, len(devices)) if ensemble else deblurrer,
                 label_of(config, runs, ensemble=ensemble, precision=precision),
                 checkpoint=str(path),
                 digest=deblurrer.digest,

@@ -210,9 +210,12 @@ class Deblurrer:
         tile = self.tile
         if tile is None or max(padded.shape[1:3]) <= tile:
             program, *arguments = self._program_for(padded, device)
-            tile = tile or self._tile_that_fits(program, arguments)
-            if tile is None or max(padded.shape[1:3]) <= tile:
+            by_memory = tile is None
+            tile = self._fitting.tile(self.params, program, arguments) if by_memory else None
+            if tile is None:
                 results, finite = program(*arguments)
+                if by_memory:
+                    self._fitting.started(program, arguments, results)
                 return Whole(images.shape, results, finite, self.precision)
         layout = tiles.lay_out(self.config, self.stages, padded.shape[1:3], tile, self.overlap)
         return Tiled(images.shape, padded, layout, self.devices, self._run_tile, self.precision)
@@ -270,17 +273,7 @@ class Deblurrer:
         if overlap is None:
             overlap = tiles.default_overlap(self.config, self.stages)
         self.overlap = overlap
-        self._fitting: dict[tuple[tuple[int, ...], np.dtype], int | None] = {}
-
-    def _tile_that_fits(self, program: Any, arguments: Sequence[Any]) -> int | None:
-        """Returns the size of tiles for images that do not fit whole, told once per size."""
-        images = arguments[1]
-        key = images.shape, images.dtype
-        if key not in self._fitting:
-            self._fitting[key] = memory.tile_that_fits(
-                self._network, self.overlap, self.params, program, arguments
-            )
-        return self._fitting[key]
+        self._fitting = memory.Fitting(self._network, overlap)
 
     def _run_tile(
         self,

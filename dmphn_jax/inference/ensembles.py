@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +12,10 @@ import numpy as np
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.inference.buckets import Size
-from dmphn_jax.inference.pending import Ready
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.models.patches import Grid
+
+_ON_DEVICE = 2  # passes submitted and not taken back, for a device: one computes, one is copied
 
 _Back = Callable[[np.ndarray], np.ndarray]
 
@@ -32,14 +34,57 @@ class Method(Protocol):
         """Deblurs (B, H, W, 3) uint8 or uint16."""
 
 
+class Mean:
+    """The mean of images' passes, some of which are under way: it has `Pending`'s interface."""
+
+    def __init__(self, images: np.ndarray, take: Callable[[], None]) -> None:
+        """Takes the images, uint8 or uint16 (B, H, W, 3), and what ends the oldest pass."""
+        self._dtype, self._scale = images.dtype, _scale(images.dtype)
+        self._total, self._count = np.zeros(images.shape, np.uint32), 0
+        self._take = take
+        self._failure: Exception | None = None
+        self.under_way = 0
+
+    def end(self, computing: Computing, back: _Back) -> None:
+        """Waits for the oldest pass under way and adds it; `result` raises what it raises."""
+        self.under_way -= 1
+        self._count += 1
+        if self._failure is None:
+            try:
+                self._total += back(computing.result())
+            except Exception as error:
+                self._failure = error
+
+    def result(self) -> np.ndarray:
+        """See `Pending`."""
+        while self.under_way:
+            self._take()
+        if self._failure is not None:
+            raise self._failure
+        return self.images
+
+    def check(self) -> None:
+        """See `Pending`."""
+        self.result()
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """See `Pending`; on the host, rounded to nearest. To be read after `check`."""
+        whole = self._count * self._scale
+        return ((2 * self._total + whole) // (2 * whole)).astype(self._dtype)
+
+
 class Ensemble:
     """The mean of what a method makes of an image in several poses.
 
-    The passes are averaged at 16 bits and rounded once.
+    The passes are averaged at 16 bits and rounded once. Two are under way on every device, those
+    of one image and of the next, and they are added in their order.
     """
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
+    def __init__(self, method: Method, devices: int = 1) -> None:
+        """Takes a method, and over how many devices its submitted images go in turn."""
+        self.method, self._devices = method, devices
+        self._running: collections.deque[tuple[Mean, Computing, _Back]] = collections.deque()
 
     def sizes(self, sizes: Iterable[Size]) -> list[Size]:
         """Returns the sizes of what the method gets for images of some (height, width)."""
@@ -49,17 +94,29 @@ class Ensemble:
         """Yields the images (B, H, W, 3) in every pose, and what undoes it."""
         raise NotImplementedError
 
-    def submit(self, images: np.ndarray) -> Ready:
-        """Deblurs uint8 or uint16 (B, H, W, 3); the result is there at once."""
-        # 255 becomes 65535: the same image, exactly.
-        scale = 257 if images.dtype == np.uint8 else 1
-        deep = images.astype(np.uint16) * np.uint16(scale)
-        total, count = np.zeros(images.shape, np.uint32), 0
+    def submit(self, images: np.ndarray) -> Mean:
+        """Deblurs uint8 or uint16 (B, H, W, 3); returns when the last pass is under way."""
+        deep = images.astype(np.uint16) * np.uint16(_scale(images.dtype))
+        mean = Mean(images, self._take)
+        # A batch is shared by all devices.
+        most = _ON_DEVICE * (self._devices if len(images) == 1 else 1)
         for pose, back in self.poses(deep):
-            total += back(self.method.submit(np.ascontiguousarray(pose)).result())
-            count += 1
-        whole = count * scale
-        return Ready(((2 * total + whole) // (2 * whole)).astype(images.dtype))
+            while len(self._running) >= most:
+                self._take()
+            computing = self.method.submit(np.ascontiguousarray(pose))
+            self._running.append((mean, computing, back))
+            mean.under_way += 1
+        return mean
+
+    def _take(self) -> None:
+        """Ends the oldest pass, whosever it is."""
+        mean, computing, back = self._running.popleft()
+        mean.end(computing, back)
+
+
+def _scale(dtype: np.dtype) -> int:
+    """What makes 16 bits of a dtype's: 255 becomes 65535, the same image, exactly."""
+    return 257 if dtype == np.uint8 else 1
 
 
 class SelfEnsemble(Ensemble):
@@ -93,9 +150,9 @@ class ShiftEnsemble(Ensemble):
     of a slightly larger image.
     """
 
-    def __init__(self, method: Method, config: ModelConfig) -> None:
-        """Takes a method and its model; raises UserError if that cuts no patches."""
-        super().__init__(method)
+    def __init__(self, method: Method, config: ModelConfig, devices: int = 1) -> None:
+        """Takes a method, its model and devices; raises UserError if that cuts no patches."""
+        super().__init__(method, devices)
         grids = config.grids if config.family != "dmsn" else ((1, 1),)
         self._finest: Grid = (max(rows for rows, _ in grids), max(cols for _, cols in grids))
         self._multiple = config.multiple

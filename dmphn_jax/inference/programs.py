@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dmphn_jax.errors import out_of_memory
 from dmphn_jax.models import ModelConfig, build, convolutions_for, convolutions_named
 from dmphn_jax.models.buckets import BucketConvolutions
-from dmphn_jax.models.convolutions import XLA, DilatedConvolutions
+from dmphn_jax.models.convolutions import Convolutions, DilatedConvolutions
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 from dmphn_jax.models.pixels import from_network, to_network
@@ -80,9 +82,7 @@ def bucket(network: Network) -> jax.stages.Wrapped:
     returns what `Programs.quantised` does; pixels outside of the images are of no meaning. DMSN
     has none: its resizing knows no border within an array.
     """
-    convolutions = convolutions_for(network.platform)
-    if convolutions.encoder is not None:  # another layout than (B, H, W, C) has no such borders
-        convolutions = XLA
+    convolutions = _convolutions(network)
 
     def quantised(
         params: dict[str, Any], images: jax.Array, size: jax.Array
@@ -136,15 +136,19 @@ def tile(network: Network, grids: tuple[Grid, ...]) -> jax.stages.Wrapped:
     return _jit(network, weighted)
 
 
-def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> int:
+def bytes_needed(program: jax.stages.Wrapped, *arguments: Any) -> float:
     """Returns what a program takes to run beside its arguments, as its compiler has planned it.
 
-    0 where the compiler does not tell. The program is compiled, as its first run would do.
+    0 where the compiler does not tell; infinity where it gives up, as a TPU's does with a program
+    that its whole memory would not hold. The program is compiled, as its first run would do.
     """
-    plan = program.lower(*arguments).compile().memory_analysis()
-    if plan is None:
-        return 0
-    return int(plan.temp_size_in_bytes + plan.output_size_in_bytes)
+    try:
+        plan = program.lower(*arguments).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return math.inf
+    return 0 if plan is None else plan.temp_size_in_bytes + plan.output_size_in_bytes
 
 
 def _quantised(network: Network) -> Any:
@@ -158,8 +162,7 @@ def _quantised(network: Network) -> Any:
 
 
 def _applied(network: Network, **options: Any) -> Any:
-    layout, platform = network.layout, network.platform
-    convolutions = convolutions_named(layout) if layout else convolutions_for(platform)
+    convolutions = _convolutions(network)
     module = build(network.config, network.precision, convolutions=convolutions, **options)
 
     def apply(params: dict[str, Any], images: jax.Array) -> Output:
@@ -167,6 +170,11 @@ def _applied(network: Network, **options: Any) -> Any:
         return output
 
     return apply
+
+
+def _convolutions(network: Network) -> Convolutions:
+    layout, platform = network.layout, network.platform
+    return convolutions_named(layout) if layout else convolutions_for(platform)
 
 
 def _finite(images: jax.Array) -> jax.Array:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dmphn_jax.models.convolutions import Convolution, Convolutions
-from dmphn_jax.models.patches import Grid, join_patches, split_patches
+from dmphn_jax.models.patches import Grid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,6 +20,7 @@ class BucketConvolutions(Convolutions):
     What a network makes of the image is what it makes of it alone: patches are cut where the
     image's lie, and the row and the column behind a patch are zeros before every convolution, as
     its border would be. No convolution looks further; what it makes there is of no meaning.
+    Encoders and decoders of another layout do that themselves, by `filled`.
 
     One object belongs to one trace: the image's size is a value of the program.
 
@@ -31,6 +33,24 @@ class BucketConvolutions(Convolutions):
     convolutions: Convolutions
     array: tuple[int, int]
     image: tuple[jax.Array, jax.Array]
+
+    @property
+    def encoder(self) -> type[nn.Module] | None:  # type: ignore[override]
+        """See `Convolutions`."""
+        return self.convolutions.encoder
+
+    @property
+    def decoder(self) -> type[nn.Module] | None:  # type: ignore[override]
+        """See `Convolutions`."""
+        return self.convolutions.decoder
+
+    def fold(self, image: jax.Array) -> jax.Array:
+        """See `Convolutions`."""
+        return self.convolutions.fold(image)
+
+    def unfold(self, image: jax.Array) -> jax.Array:
+        """See `Convolutions`."""
+        return self.convolutions.unfold(image)
 
     def convolve(
         self,
@@ -51,11 +71,11 @@ class BucketConvolutions(Convolutions):
                 number, place = jnp.divmod(jnp.arange(x.shape[axis]), size)
                 index = number * (self._filled(x, axis) // patches) + place
                 x = jnp.take(x, index, axis, mode="clip")
-        return self._bordered(split_patches(x, grid))
+        return self._bordered(self.convolutions.split(x, grid))
 
     def join(self, x: jax.Array, grid: Grid) -> jax.Array:
         """See `Convolutions`."""
-        x = join_patches(x, grid)
+        x = self.convolutions.join(x, grid)
         for axis, patches in zip((1, 2), grid, strict=True):
             if patches > 1:
                 size = x.shape[axis] // patches
@@ -64,9 +84,14 @@ class BucketConvolutions(Convolutions):
                 x = jnp.take(x, number * size + place, axis, mode="clip")
         return x
 
+    def filled(self, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+        """See `Convolutions`."""
+        rows, columns = self.image
+        return rows * height // self.array[0], columns * width // self.array[1]
+
     def _filled(self, x: jax.Array, axis: int) -> jax.Array:
         """How much of an axis an image, or each of its patches, fills at x's resolution."""
-        return self.image[axis - 1] * x.shape[axis] // self.array[axis - 1]
+        return self.filled(*x.shape[1:3])[axis - 1]
 
     def _bordered(self, x: jax.Array) -> jax.Array:
         for axis in (1, 2):

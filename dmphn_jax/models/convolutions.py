@@ -47,7 +47,7 @@ class Convolutions:
     own way replaces `forward`, `input_gradient` and `kernel_gradient`; one that lays tensors out
     differently has an `encoder` and a `decoder` of its own and says how images and patches lie:
     `fold`, `unfold`, `split`, `join`; one whose images do not fill their arrays replaces the last
-    two. Features between encoders and decoders are
+    two, and `filled`. Features between encoders and decoders are
     (B, H/4, W/4, 4*width) with every formulation, and the parameters are the same. Objects are
     hashable, and equal if they compute the same.
 
@@ -74,6 +74,14 @@ class Convolutions:
     def join(self, x: jax.Array, grid: Grid) -> jax.Array:
         """Inverse of `split`: `join_patches`."""
         return join_patches(x, grid)
+
+    def filled(self, height: int, width: int) -> tuple[jax.Array, jax.Array] | None:
+        """Returns how many rows and columns of patches the images fill; None for all of them.
+
+        Args:
+          height, width: of the patches' arrays, at any resolution.
+        """
+        return None
 
     def convolve(
         self,

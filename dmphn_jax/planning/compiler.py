@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from dmphn_jax.errors import UserError, one_line
+from dmphn_jax.errors import UserError, one_line, out_of_memory
 from dmphn_jax.planning import experiments, hlo, machines, programs
 from dmphn_jax.planning.machines import Machine
 from dmphn_jax.planning.request import Compiled, Exchange, Listed, Memory, Request
@@ -143,7 +143,7 @@ def compile_for(request: Request, machine: Machine, mesh: Mesh, batch: int) -> C
     try:
         compiled, needed = program.lowered.compile(), 0
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         compiled, needed = None, _needed(str(error))
     seconds = time.perf_counter() - begun

@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import PIL.Image
 
-from dmphn_jax import cli
+from dmphn_jax import checkpoints, cli
 from dmphn_jax.images import Image, read_image, write_image
 from dmphn_jax.inference import deblurrer as inference
-from dmphn_jax.inference.ensembles import SelfEnsemble
+from dmphn_jax.inference import pipeline
+from dmphn_jax.inference.ensembles import SelfEnsemble, ShiftEnsemble
+from dmphn_jax.models import ModelConfig
 from tests.support.deblur import run
-from tests.support.pictures import SHAPE, bomb, noise, pixels, saved, tree
+from tests.support.networks import random_params
+from tests.support.pictures import SHAPE, bomb, negative_of, noise, pixels, saved, tree
 
 
 def test_a_folder_of_good_and_hostile_files(tmp_path, checkpoint, capfd):
@@ -131,3 +135,37 @@ def test_ensembles_and_a_budget(tmp_path, checkpoint, capfd):
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 2
     assert all(line.startswith("dmphn: error: ") for line in lines)
+
+
+def test_shifts_of_a_network_with_patches(tmp_path):
+    config = ModelConfig(hierarchy="2", width=1)
+    checkpoints.save(tmp_path / "model", random_params(config), config)
+    sources = [saved(tmp_path / f"{i}.png", noise(*SHAPE, 3, seed=i)) for i in range(3)]
+    command = ["-c", tmp_path / "model", "-o", tmp_path / "out", "--shift-ensemble"]
+    assert run(*sources, *command) == 0
+    network = inference.Deblurrer(tmp_path / "model")
+    for source in sources:
+        image, got = pixels(source), pixels(tmp_path / "out" / source.name)
+        mean = ShiftEnsemble(network, config).submit(image[None]).result()[0]
+        np.testing.assert_array_equal(got, mean)
+        assert np.any(got != network(image))
+
+
+def test_so_many_workers_decode_and_encode_at_once(tmp_path, checkpoint, inverter, monkeypatch):
+    """The first pictures wait for each other: all workers are at them, and no more."""
+    sources = [saved(tmp_path / f"{i}.png", noise(*SHAPE, 3, seed=i)) for i in range(6)]
+    threads = {}
+    for name in ("read_image", "write"):
+        together, inner = threading.Barrier(3), getattr(pipeline, name)
+        seen = threads.setdefault(name, set())
+
+        def waiting(*arguments, together=together, inner=inner, seen=seen, **options):
+            seen.add(threading.get_ident())
+            together.wait(60)  # two rounds of three
+            return inner(*arguments, **options)
+
+        monkeypatch.setattr(pipeline, name, waiting)
+    command = [*sources, "-c", checkpoint, "-o", tmp_path / "out"]
+    assert run(*command, "--workers", 3) == 0
+    assert {name: len(seen) for name, seen in threads.items()} == {"read_image": 3, "write": 3}
+    assert all(negative_of(tmp_path / "out" / source.name, source) for source in sources)

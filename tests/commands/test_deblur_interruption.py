@@ -70,11 +70,14 @@ def test_interrupt_leaves_whole_files_only(tmp_path, checkpoint, monkeypatch, ca
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_runs_leave_whole_files_only(tmp_path, checkpoint, number):
+def test_killed_runs_leave_whole_files_and_are_finished_by_the_same_command(
+    tmp_path, checkpoint, monkeypatch, number
+):
     photos, out = tmp_path / "photos", tmp_path / "out"
     jobs_of(photos, out, 40)
+    command = [photos, "-c", checkpoint, "-o"]
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, photos, "-c", checkpoint, "-o", out],
+        [sys.executable, "-c", KILLED, *command, out],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -90,3 +93,9 @@ def test_killed_runs_leave_whole_files_only(tmp_path, checkpoint, number):
         np.testing.assert_array_equal(pixels(out / name), pixels(photos / name))
     if number == signal.SIGTERM:
         assert whole == tree(out)
+    monkeypatch.setattr(inference, "Deblurrer", deblurrer_of(lambda image: image))
+    assert run(*command, out) == 0
+    assert run(*command, tmp_path / "at_once") == 0
+    assert tree(out) == tree(tmp_path / "at_once")  # and nothing half written
+    for name in tree(out):
+        assert (out / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes()

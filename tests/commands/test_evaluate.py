@@ -130,5 +130,7 @@ def test_every_depth_is_a_row_and_a_point(pairs, checkpoint, tmp_path, capsys):
     assert [row.label.endswith("first 1 of 2 stages") for row in rows] == [False, True, False]
     assert len({row.mean["psnr"] for row in rows}) == 3
     assert all(row.runtime for row in rows[1:])
-    assert Image.open(folder / "stages.png").format == "PNG"
+    picture = Image.open(folder / "stages.png")
+    assert picture.format == "PNG"
+    assert picture.height > picture.width  # a panel for PSNR, one for SSIM
     assert "first 1 of 2 stages" in capsys.readouterr().out

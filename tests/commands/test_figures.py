@@ -121,14 +121,14 @@ def write_report(folder, rows):
     return str(folder)
 
 
-def a_row(label, psnr, ms):
+def a_row(label, psnr, ms, ssim=None):
     runtime = None if ms is None else {"ms": ms, "height": 720, "width": 1280}
-    return {"label": label, "psnr": psnr, "runtime": runtime}
+    return {"label": label, "psnr": psnr, "ssim_matlab": ssim, "runtime": runtime}
 
 
 @pytest.fixture
 def reports(tmp_path):
-    one = [a_row("blurry input", 25.6, None), a_row("A", 30.2, 12.0), a_row("B", 31.2, 90.0)]
+    one = [a_row("blurry input", 25.6, None), a_row("A", 30.2, 12.0, 0.91), a_row("B", 31.2, 90.0)]
     return [
         write_report(tmp_path / "gpu", one),
         write_report(tmp_path / "cpu", [a_row("A", 30.2, 9000.0)]),
@@ -139,7 +139,7 @@ def reports(tmp_path):
 def test_points_of_a_report(reports):
     name, points, sizes = figures.read_points(reports[0])
     assert name == "gpu (1 x cpu)"
-    assert points == [(12.0, 30.2, "A"), (90.0, 31.2, "B")]
+    assert points == [(12.0, 30.2, "A", 0.91), (90.0, 31.2, "B", None)]
     assert sizes == {"1280x720"}
     assert figures.read_points(reports[0] + "/report.json")[1] == points
 
@@ -156,6 +156,25 @@ def test_the_figure(reports):
     assert len(paper.get_offsets()) == len(timed)
     assert "1280x720" in axes.get_xlabel()
     assert len(figures.draw(series).axes[0].collections) == 2
+
+
+def test_a_second_panel_shows_ssim():
+    points = [
+        figures.Point(20, 30.2, "first 1", 0.93),
+        figures.Point(41, 30.9, "first 2", 0.94),
+        figures.Point(63, 31.0, "first 3"),
+    ]
+    figure = figures.draw({"here": points}, ["64x48"], ssim=True)
+    above, below = figure.axes
+    np.testing.assert_array_equal(
+        above.collections[0].get_offsets(), [[20, 30.2], [41, 30.9], [63, 31.0]]
+    )
+    np.testing.assert_array_equal(below.collections[0].get_offsets(), [[20, 0.93], [41, 0.94]])
+    assert [text.get_text() for text in below.texts] == ["first 1", "first 2"]
+    assert "SSIM" in below.get_ylabel()
+    assert "ms" in below.get_xlabel()
+    assert above.get_xlim() == below.get_xlim()
+    assert len(figure.legends[0].get_texts()) == 1
 
 
 @pytest.mark.parametrize(("first", "last"), [(20, 90), (5, 420), (33, 41)])

@@ -5,7 +5,8 @@ import pytest
 
 import dmphn_jax
 from dmphn_jax.inference import buckets, programs
-from dmphn_jax.models import ModelConfig
+from dmphn_jax.models import ModelConfig, convolutions_for
+from dmphn_jax.models.folded.strips import strip_count
 from tests.support.networks import random_params
 
 
@@ -26,10 +27,12 @@ def test_a_hundred_sizes_compile_at_most_eight_programs():
     deblurrer = dmphn_jax.Deblurrer(params=random_params(config), config=config)
     images = [noise(*size, 3, seed=i) for i, size in enumerate(sizes(100))]
     deblurrer.compile_for(image.shape[:2] for image in images)
-    results = [deblurrer(image) for image in images]
     network = programs.Network(config, "float32", 1, deblurrer.devices[0].platform)
+    whole = programs.whole(network).quantised
+    before = whole._cache_size()  # other tests run the same network
+    results = [deblurrer(image) for image in images]
     assert 1 < programs.bucket(network)._cache_size() <= 8
-    assert programs.whole(network).quantised._cache_size() == 0
+    assert whole._cache_size() == before
     assert len({image.shape for image in images}) == 100
     for image, result in list(zip(images, results))[::25]:
         alone = dmphn_jax.Deblurrer(params=deblurrer.params, config=config)(image)
@@ -57,6 +60,43 @@ def test_a_shared_program_gives_what_an_own_one_does(config):
         difference = shared.batch(images).astype(int) - alone.batch(images)
         assert np.abs(difference).max() <= 3
     assert shared(noise(70, 10, 3)).shape == (70, 10, 3)  # a size nobody spoke of
+
+
+@pytest.mark.parametrize(("width", "count"), [(128, 4), (56, 1)])
+def test_a_tpus_layout_takes_images_that_do_not_fill_their_arrays(width, count):
+    """Cut into strips, the last of which the image does not reach, and without strips."""
+    assert strip_count(2, width // 4) == count
+    config = ModelConfig(hierarchy="2", width=2)
+    network = programs.Network(config, "float32", 1, "cpu", "folded")
+    params, image = random_params(config), noise(1, 48, width // 2, 3)
+    array = np.full((1, 64, width, 3), 40_000, np.uint16)  # of no meaning
+    array[:, :48, : width // 2] = image
+    size = np.array(image.shape[1:3], np.int32)
+    shared, finite = programs.bucket(network)(params, array, size)
+    alone, _ = programs.whole(network).quantised(params, image)
+    difference = np.asarray(shared)[:, :48, : width // 2].astype(int) - np.asarray(alone)
+    assert np.abs(difference).max() <= 3
+    assert alone.std() > 1000
+    assert finite.all()
+
+
+def test_a_tpus_buckets_are_in_its_layout(monkeypatch):
+    seen = []
+    build = programs.build
+
+    def spied(*arguments, convolutions, **options):
+        seen.append(convolutions)
+        return build(*arguments, convolutions=convolutions, **options)
+
+    monkeypatch.setattr(programs, "build", spied)
+    config = ModelConfig(hierarchy="1", width=1)
+    arguments = random_params(config), noise(1, 16, 16, 3), np.array([8, 8], np.int32)
+    for platform in ("tpu", "gpu"):
+        network = programs.Network(config, "float32", 1, platform)
+        programs.bucket.__wrapped__(network).trace(*arguments)
+        assert seen[-1].convolutions == convolutions_for(platform)
+        assert seen[-1].encoder is convolutions_for(platform).encoder
+    assert seen[0].encoder is not None
 
 
 def test_few_sizes_keep_their_own_programs():

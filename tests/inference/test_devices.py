@@ -79,3 +79,62 @@ one_device = dmphn_jax.Deblurrer(
     params=params, config=config, tile=64, overlap=32, devices=jax.devices()[:1])
 np.testing.assert_array_equal(pending.result()[0], one_device(large))
 """)
+
+
+def test_frames_of_a_film_go_to_all_devices(tmp_path):
+    """Batches of eight frames a device, the last of them filled up; pictures, so without FFmpeg."""
+    on_eight_devices(f"""
+from pathlib import Path
+from dmphn_jax.inference.films import FilmOptions, run_films
+from dmphn_jax.inference.jobs import Job
+from tests.support.films import no_bar
+from tests.support.pictures import pixels, saved
+folder = Path({str(tmp_path)!r})
+config = ModelConfig(hierarchy="2", width=1)
+params = random_params(config)
+(folder / "in").mkdir()
+for number, frame in enumerate(noise(70, 22, 16, 3)):
+    saved(folder / "in" / f"{{number}}.png", (frame // 257).astype(np.uint8))
+used, batches = set(), []
+def frames(name, deblurrer):
+    def submit(images):
+        pending = deblurrer.submit(images)
+        used.update(pending.padded.devices())
+        batches.append(len(images))
+        return pending
+    job = Job(str(folder / "in"), str(folder / name), film=True, frames=".png")
+    count = len(deblurrer.devices)
+    (result,) = run_films(
+        [job], submit, FilmOptions(), model={{}}, devices=count, progress=no_bar)
+    assert result.failure is None, result.failure
+    return [pixels(folder / name / f"{{number:06}}.png") for number in range(70)]
+every = frames("every", dmphn_jax.Deblurrer(params=params, config=config))
+assert used == set(jax.devices()) and batches == [64, 64]
+alone = dmphn_jax.Deblurrer(params=params, config=config, devices=jax.devices()[:1])
+one = frames("one", alone)
+assert batches[2:] == [8] * 9
+np.testing.assert_array_equal(every, one)
+assert np.std(one) > 5 and len({{frame.tobytes() for frame in one}}) == 70
+""")
+
+
+def test_the_command_splits_by_rows(tmp_path):
+    on_eight_devices(f"""
+from pathlib import Path
+from dmphn_jax import checkpoints
+from tests.support.deblur import run
+from tests.support.pictures import pixels, saved
+folder = Path({str(tmp_path)!r})
+config = ModelConfig(hierarchy="1", width=2)
+params = random_params(config)
+checkpoints.save(folder / "model", params, config)
+source = saved(folder / "in.png", (noise(72, 20, 3) // 257).astype(np.uint8))
+meshes, by_rows = [], programs.by_rows
+programs.by_rows = lambda network, mesh: meshes.append(mesh) or by_rows(network, mesh)
+assert run(source, "-c", folder / "model", "-o", folder / "out.png", "--split-rows") == 0
+assert [mesh.size for mesh in meshes] == [8]
+alone = dmphn_jax.Deblurrer(params=params, config=config, devices=jax.devices()[:1])
+whole = alone(pixels(source)).astype(int)
+assert whole.std() > 5
+assert np.abs(pixels(folder / "out.png") - whole).max() <= 1
+""")

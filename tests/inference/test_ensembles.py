@@ -1,5 +1,7 @@
 """Means over poses of an image."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,71 @@ def test_what_does_nothing_is_left(dtype, hierarchy, passes):
     assert result.dtype == dtype
     assert len(recorder.seen) == passes
     assert {x.shape[1:3] for x in recorder.seen} == set(ensemble.sizes([(45, 30)]))
+
+
+class Slow:
+    """Computes passes on devices of its own: tells how many are under way, and in which order."""
+
+    def __init__(self, bad=()):
+        self.under_way, self.most, self.ended, self.bad = 0, 0, [], bad
+        self.started = 0
+
+    def submit(self, images):
+        number = self.started
+        self.started += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+
+        def result():
+            self.under_way -= 1
+            self.ended.append(number)
+            if number in self.bad:
+                raise UserError(f"pass {number}")
+            return images // 3
+
+        return SimpleNamespace(result=result)
+
+
+@pytest.mark.parametrize(("devices", "batch", "most"), [(1, 1, 2), (3, 1, 6), (3, 3, 2)])
+def test_passes_of_one_image_and_the_next_are_under_way_together(devices, batch, most):
+    slow, images = Slow(), [noise(batch, 24, 16, 3) + np.uint8(i) for i in range(3)]
+    ensemble = SelfEnsemble(slow, devices)
+    pending = [ensemble.submit(each) for each in images]
+    assert slow.under_way == slow.most == most
+    last = pending[2].result()  # whoever is asked first
+    assert slow.ended == list(range(24))
+    np.testing.assert_array_equal(last, SelfEnsemble(Slow()).submit(images[2]).result())
+    for one, each in zip(pending, images):
+        exact = each.astype(int) * 257 // 3 / 257
+        assert np.abs(one.result() - exact).max() <= 0.5
+        assert one.result().dtype == np.uint8
+
+
+def test_a_pass_that_fails_fails_its_own_image():
+    slow = Slow(bad=(1, 9))
+    ensemble = SelfEnsemble(slow, devices=4)
+    pending = [ensemble.submit(noise(1, 8, 8, 3)) for _ in range(3)]
+    pending[2].check()
+    for number, one in ((1, pending[0]), (9, pending[1])):
+        with pytest.raises(UserError, match=f"pass {number}"):
+            one.result()
+    np.testing.assert_array_equal(pending[2].images, pending[2].result())
+
+
+def test_an_image_whose_submission_fails_leaves_the_others():
+    class Full(Slow):
+        def submit(self, images):
+            if self.started == 11:
+                self.started += 1
+                raise MemoryError
+            return super().submit(images)
+
+    ensemble = SelfEnsemble(Full(), devices=4)
+    first = ensemble.submit(noise(1, 8, 8, 3))
+    with pytest.raises(MemoryError):
+        ensemble.submit(noise(1, 8, 8, 3))
+    last = ensemble.submit(noise(1, 8, 8, 3))
+    np.testing.assert_array_equal(first.result(), last.result())
 
 
 def test_shifts_move_every_cut():

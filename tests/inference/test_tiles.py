@@ -98,23 +98,154 @@ def test_every_familys_tiles_are_cut_where_the_image_is(config, size):
     assert np.abs(whole - tiled).max() <= 1e-4
 
 
+class Refusing:
+    """A program that the compiler finds too large, as a TPU's says it."""
+
+    def lower(self, *arguments):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 20.50G of 15.48G hbm."
+        )
+
+
+SMALL = ModelConfig(hierarchy="1-2", width=2)
+
+
+def with_free(monkeypatch, free):
+    """A small network on a device that has `free[0]` bytes left, and an image of 16 bits."""
+    monkeypatch.setattr(memory, "free_on", lambda device: free[0])
+    deblurrer = dmphn_jax.Deblurrer(params=random_params(SMALL), config=SMALL, overlap=128)
+    return deblurrer, noise(712, 256, 3)
+
+
+def counted(monkeypatch, of=programs.bytes_needed):
+    """What was compiled to learn the bytes it needs."""
+    asked = []
+    monkeypatch.setattr(programs, "bytes_needed", lambda *a: asked.append(a[2].shape) or of(*a))
+    return asked
+
+
 def test_what_does_not_fit_into_memory_is_tiled(monkeypatch):
-    config = ModelConfig(hierarchy="1-2", width=2)
-    params, image = random_params(config), noise(712, 504, 3)
-    deblurrer = dmphn_jax.Deblurrer(params=params, config=config, overlap=128)
-    needed = []
-    monkeypatch.setattr(memory, "allowed", lambda device, sharing: needed[0] if needed else 10**12)
-    small = image[:200, :200]
-    assert not isinstance(deblurrer.submit(image[None]), Tiled)
-    arguments = deblurrer.place(image[None])
-    needed.append(programs.bytes_needed(deblurrer.programs.quantised, *arguments) // 2)
-    deblurrer = dmphn_jax.Deblurrer(params=params, config=config, overlap=128)
+    free = [10**12]
+    deblurrer, image = with_free(monkeypatch, free)
+    pending = deblurrer.submit(image[None])
+    assert not isinstance(pending, Tiled)
+    whole = pending.result()[0]
+    needed = programs.bytes_needed(deblurrer.programs.quantised, *deblurrer.place(image[None]))
+    free[0] = int(1.25 * needed)  # a program may take 0.4 of it, half of what the whole needs
+    deblurrer, image = with_free(monkeypatch, free)
     pending = deblurrer.submit(image[None])
     assert isinstance(pending, Tiled)
     assert pending.layout.tiles > 1
-    whole = dmphn_jax.Deblurrer(params=params, config=config, tile=10**6)(image)
     assert np.abs(pending.result()[0] / 65535 - whole / 65535).max() <= 1e-4
-    assert not isinstance(deblurrer.submit(small[None]), Tiled)
+    assert not isinstance(deblurrer.submit(image[None, :200, :200]), Tiled)
+
+
+def test_free_memory_is_looked_at_for_every_image_and_nothing_compiled_anew(monkeypatch):
+    free = [10**12]
+    asked = counted(monkeypatch)
+    deblurrer, image = with_free(monkeypatch, free)
+
+    def layout():
+        pending = deblurrer.submit(image[None])
+        if not isinstance(pending, Tiled):
+            pending.check()
+        return pending.layout.size if isinstance(pending, Tiled) else None
+
+    assert layout() is None
+    program, arguments = deblurrer.programs.quantised, deblurrer.place(image[None])
+    needed = programs.bytes_needed(program, *arguments)
+    asked.clear()
+    found = []
+    for share in (1.25, 4, 1.25, 0.7, 1.25, 4):  # of what the whole needs; 2.5 is enough
+        free[0] = int(share * needed)
+        found.append(layout())
+    assert found[1] is found[5] is None
+    assert found[0] == found[2] == found[4] > found[3]
+    assert len(asked) == len(set(asked))  # every size of tiles once
+
+
+def test_images_under_way_are_not_in_their_own_way(monkeypatch):
+    """An image that takes most of the memory does not have the next one cut up."""
+    free = [10**12]
+    deblurrer, image = with_free(monkeypatch, free)
+    program, arguments = deblurrer.programs.quantised, deblurrer.place(image[None])
+    needed = programs.bytes_needed(program, *arguments)
+    free[0] = int(2.6 * needed)
+    deblurrer, _ = with_free(monkeypatch, free)
+
+    class Results:
+        def is_ready(self):
+            return False
+
+    running = Results()
+    assert deblurrer._fitting.tile(deblurrer.params, program, arguments) is None
+    deblurrer._fitting.started(program, arguments, running)
+    free[0] -= int(needed)  # which it holds
+    assert deblurrer._fitting.tile(deblurrer.params, program, arguments) is None
+    del running
+    assert deblurrer._fitting.tile(deblurrer.params, program, arguments) is not None
+
+
+def test_what_the_compiler_finds_too_large_is_tiled(monkeypatch):
+    asked = counted(monkeypatch)
+    deblurrer, image = with_free(monkeypatch, [10**12])
+    whole = deblurrer(image)
+    programs_tile = programs.tile
+
+    def tile(network, grids):  # tiles of more than 300 rows are too large too
+        run = programs_tile(network, grids)
+
+        def lower(params, window, *weights):
+            return Refusing() if window.shape[1] > 300 else run.lower(params, window, *weights)
+
+        return Lowered(lower, run)
+
+    class Lowered:
+        def __init__(self, lower, run):
+            self.lower, self.run = lower, run
+
+        def __call__(self, *arguments):
+            return self.run(*arguments)
+
+        def __hash__(self):
+            return hash(self.run)
+
+        def __eq__(self, other):
+            return self.run == other.run
+
+    monkeypatch.setattr(programs, "tile", tile)
+    deblurrer.programs = deblurrer.programs._replace(quantised=Refusing())
+    for _ in range(2):
+        pending = deblurrer.submit(image[None])
+        assert isinstance(pending, Tiled)
+        assert max(pending.layout.size) <= 300
+    assert np.abs(pending.result()[0] / 65535 - whole / 65535).max() <= 1e-4
+    assert len(asked) == len(set(asked)) + 1  # the image's size: whole before, and refused
+
+
+def test_a_batch_that_does_not_fit_is_computed_image_by_image(monkeypatch):
+    deblurrer, image = with_free(monkeypatch, [10**12])
+    images = np.stack([image[:256, :256]] * 4)
+    program, arguments = deblurrer.programs.quantised, deblurrer.place(images)
+    needed = programs.bytes_needed(program, *arguments)
+    deblurrer, _ = with_free(monkeypatch, [int(needed)])  # two fifths: one image, not four
+    pending = deblurrer.submit(images)
+    assert isinstance(pending, Tiled)
+    assert pending.layout.size == (256, 256)
+
+
+def test_another_error_of_the_compiler_is_told():
+    class Broken(Refusing):
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+    assert programs.bytes_needed(Refusing()) == np.inf
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        programs.bytes_needed(Broken())
 
 
 def test_tiles_of_broken_weights_are_refused():

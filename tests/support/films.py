@@ -185,6 +185,11 @@ class _NoBar:
         pass
 
 
+def no_bar(name, done, total):
+    """What `run_films` shows its progress on: nothing."""
+    return _NoBar()
+
+
 def deblur(source, output, function=lambda image: image, *, frames=None, model=None, **options):
     """Runs the job of one film with `function` in the network's place; returns the Result."""
     job = Job(str(source), str(output), film=True, frames=frames)
@@ -194,6 +199,6 @@ def deblur(source, output, function=lambda image: image, *, frames=None, model=N
         FilmOptions(**options),
         model=model or {},
         devices=1,
-        progress=lambda name, done, total: _NoBar(),
+        progress=no_bar,
     )
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from dmphn_jax.models.convolutions import Convolutions
 from dmphn_jax.models.folded.convolution import convolve
 from dmphn_jax.models.folded.planes import Plane, planes
 from dmphn_jax.models.folded.strips import (
+    behind_zero,
     cut,
     exchange,
     exchange_seams,
@@ -23,6 +25,8 @@ from dmphn_jax.models.folded.strips import (
     outside_zero,
     strip_count,
 )
+
+Ended = Callable[[jax.Array, Plane], jax.Array]
 
 
 class Conv(nn.Module):
@@ -52,12 +56,17 @@ class Conv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))) on the stream's plane, by way of another."""
+    """x + conv(relu(conv(x))) on the stream's plane, by way of another.
+
+    Both end where images do that do not fill their arrays: `_ends`.
+    """
 
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, plane: Plane, inner: Plane, strips: int) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, plane: Plane, inner: Plane, strips: int, ended: Ended
+    ) -> jax.Array:
         """(B*strips, h, w, pixels*C), likewise."""
         conv = functools.partial(
             Conv,
@@ -65,11 +74,25 @@ class ResidualBlock(nn.Module):
             dtype=self.dtype,
             precision=feature_precision(self.dtype),
         )
-        y = conv(name="conv_1")(x, plane, inner, relu_of=strips)
+        y = ended(conv(name="conv_1")(x, plane, inner, relu_of=strips), inner)
         y = conv(name="conv_2")(y, inner, plane)
         if plane == inner:  # blocks of one pixel
-            return exchange(x + y, strips)
-        return x + outside_zero(y, plane, strips)
+            return ended(exchange(x + y, strips), plane)
+        return x + ended(outside_zero(y, plane, strips), plane)
+
+
+def _ends(convolutions: Convolutions, height: int, width: int, strips: int) -> Ended:
+    """Returns what sets to zero what lies behind images that do not fill (height, width) arrays."""
+    filled = convolutions.filled(height, width)
+    if filled is None:
+        return lambda x, plane: x
+    rows, columns = filled
+
+    def ended(x: jax.Array, plane: Plane) -> jax.Array:
+        scale = plane.rows.own // height
+        return behind_zero(x, plane, strips, (scale * rows, scale * columns))
+
+    return ended
 
 
 class Encoder(nn.Module):
@@ -86,27 +109,29 @@ class Encoder(nn.Module):
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
         precision = feature_precision(self.dtype)
+        ended = _ends(self.convolutions, height, width, strips)
 
         def blocks(x, i, *where):
-            x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips)
-            return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips)
+            x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips, ended)
+            return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips, ended)
 
         def opening(self, x):
             x = Conv(self.width, precision=image_precision(self.dtype), name="conv_1")(
                 cut(x, strips), p.image, p.full
             )
-            x = outside_zero(x.astype(self.dtype), p.full, strips)
-            return ResidualBlock(self.dtype, name="block_1")(x, p.full, p.full_inner, strips)
+            x = ended(outside_zero(x.astype(self.dtype), p.full, strips), p.full)
+            return ResidualBlock(self.dtype, name="block_1")(x, p.full, p.full_inner, strips, ended)
 
         common = {"dtype": self.dtype, "precision": precision}
         # A backward pass computes these features of full resolution again from the image.
         x = nn.remat(opening)(self, x)
-        x = ResidualBlock(self.dtype, name="block_2")(x, p.full, p.full_inner, strips)
+        x = ResidualBlock(self.dtype, name="block_2")(x, p.full, p.full_inner, strips, ended)
         x = Conv(2 * self.width, "down", **common, name="conv_2")(x, p.full, p.half)
         x = exchange_seams(x, strips) if strips > 1 else outside_zero(x, p.half, strips)
+        x = ended(x, p.half)
         x = blocks(x, 3, p.half, p.half_inner)
         x = Conv(4 * self.width, "down", **common, name="conv_3")(x, p.half, p.quarter)
-        x = exchange(x, strips)
+        x = ended(exchange(x, strips), p.quarter)
         x = blocks(x, 5, p.quarter, p.quarter)
         return join(x[:, :, 1:-1] if strips > 1 else x, strips)
 
@@ -125,19 +150,20 @@ class Decoder(nn.Module):
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
         precision = feature_precision(self.dtype)
+        ended = _ends(self.convolutions, height, width, strips)
 
         def blocks(x, i, *where):
-            x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips)
-            return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips)
+            x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips, ended)
+            return ResidualBlock(self.dtype, name=f"block_{i + 1}")(x, *where, strips, ended)
 
         common = {"dtype": self.dtype, "precision": precision}
         x = blocks(cut(x, strips), 1, p.quarter, p.quarter)
         x = Conv(2 * self.width, "up", **common, name="up_1")(x, p.quarter, p.half)
-        x = blocks(outside_zero(x, p.half, strips), 3, p.half, p.half_inner)
+        x = blocks(ended(outside_zero(x, p.half, strips), p.half), 3, p.half, p.half_inner)
         # Apart from the convolution before it: fused, the two take half as long again.
         x = lax.optimization_barrier(x)
         x = Conv(self.width, "up", **common, name="up_2")(x, p.half, p.full)
-        x = blocks(outside_zero(x, p.full, strips), 5, p.full, p.full_inner)
+        x = blocks(ended(outside_zero(x, p.full, strips), p.full), 5, p.full, p.full_inner)
         own = planes(height, width // strips, 0).image
         x = Conv(3, precision=image_precision(self.dtype), name="conv")(x, p.full, own)
         return join(x, strips)

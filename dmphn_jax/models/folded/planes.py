@@ -15,6 +15,11 @@ class Blocks(NamedTuple):
     start: int
     count: int
 
+    @property
+    def own(self) -> int:
+        """Pixels but for those before the image, or the strip, and as many behind it."""
+        return self.size * self.count + 2 * self.start
+
 
 class Plane(NamedTuple):
     """An image plane in blocks: an array (B, rows.count, columns.count, pixels * channels).

@@ -156,6 +156,23 @@ def outside_zero(x: jax.Array, plane: Plane, strips: int) -> jax.Array:
     return x * jnp.tile(mask, (x.shape[0] // strips if strips > 1 else 1, 1, 1, 1))
 
 
+def behind_zero(
+    x: jax.Array, plane: Plane, strips: int, filled: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """Sets to zero what a stream (B*strips, rows, columns, pixels*C) holds behind images' ends.
+
+    `filled` are the pixels' rows and columns that the images fill, of all the strips'.
+    """
+    pixel = np.arange(x.shape[3]) * plane.pixels // x.shape[3]
+    row, column = (
+        axis.start + axis.size * np.arange(axis.count)[:, None] + of
+        for axis, of in zip(plane, divmod(pixel, plane.columns.size))
+    )
+    column = column + plane.columns.own * np.arange(strips)[:, None, None]
+    inside = (row < filled[0])[None, :, None] & (column < filled[1])[:, None]
+    return jnp.where(jnp.tile(inside, (x.shape[0] // strips, 1, 1, 1)), x, 0)
+
+
 def _mask(inside: np.ndarray, plane: Plane, channels: int, dtype: Any) -> jax.Array:
     """Expands the pixels of a block (.., p or 1, P or 1) to (.., pixels*channels), 0 or 1."""
     shape = (*inside.shape[:3], plane.rows.size, plane.columns.size)
