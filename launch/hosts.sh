@@ -116,7 +116,7 @@ wait_for_all() {
   processes=()
   for host in "${hosts[@]}"; do
     "${connection[@]}" "$host" "bash $FOLDER/launch/on_host.sh wait" >/dev/null 2>&1 </dev/null &
-    processes+=($!)
+    processes+=("$(begun $!)")
   done
   for process in "${processes[@]}"; do outlast "$process" || true; done
 }
@@ -146,7 +146,7 @@ ask_all() {
 }
 
 # The first signal asks all hosts to save and end, a second one lets go of them.
-started="" asked="" asking="" resting="" processes=()
+started="" asked="" asking="" processes=()
 on_signal() {
   if [[ -z $started ]]; then
     say "nothing was started"
@@ -159,15 +159,20 @@ on_signal() {
   say "asking all hosts to save and end; once more: not waiting for that"
   ask_all "$1" 10 >/dev/null &
   asking=$!
-  [[ -z $resting ]] || kill "$resting" 2>/dev/null || true
 }
 
-# A pause that a signal ends, at whatever point it comes.
+# A pause that a signal ends within a second.
 rest() {
-  pause >/dev/null 2>&1 &
-  resting=$!
-  [[ -z $asked ]] || kill "$resting" 2>/dev/null || true
-  wait "$resting" || true
+  local seconds
+  for ((seconds = 0; seconds < POLL; seconds++)); do
+    [[ -z $asked ]] || return 0
+    sleep 1
+  done
+}
+
+# Prints the process that was begun last, which is not `$!` if a signal came since.
+begun() {
+  if [[ $1 != "$asking" ]]; then echo "$1"; else jobs -p | grep -vx "$asking" | tail -n 1; fi
 }
 
 # Runs one process per host until all have ended. Returns what ended the job.
@@ -192,7 +197,7 @@ attempt() {
       continue
     fi
     "${connection[@]}" -tt "${hosts[$i]}" "$(quoted "${command[@]}")" </dev/null &
-    processes+=($!)
+    processes+=("$(begun $!)")
   done
   for process in ${processes[@]+"${processes[@]}"}; do
     status=0
