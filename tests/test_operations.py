@@ -84,12 +84,13 @@ def planned(devices: str, **figures) -> str:
         memory=Memory(0, 0, 0, 0, 0, 0, 0, 1),
         precision=args.precision,
         **dict(devices=1, hosts=1, needed=0, exchanges=(), operations=None, moves=0, seconds=0.0),
-        **dict(moves_cycles=0, convolution_bytes=0, other_bytes=0, layout="", remat=False),
+        **dict(moves_cycles=0, all_moves=0, all_moves_cycles=0, layout="", remat=False),
+        **dict(convolution_bytes=0, other_bytes=0),
         **{"model_operations": 0.0, "bytes": 0.0, "cycles": None, **figures},
     )
     machine = machines.parse(devices)
     compiled = dataclasses.replace(compiled, devices=machine.chips)
-    made = plan._plan(plan._request(args, []), machine, compiled, args.price_per_chip_hour)
+    made = plan._plan(plan._request(args, machine, []), machine, compiled, args.price_per_chip_hour)
     return report.text(made)
 
 

@@ -64,7 +64,7 @@ def test_every_argument_is_one_of_the_planner_s(tmp_path, script):
     words = shlex.split(done.stdout[done.stdout.index("dmphn plan") :].splitlines()[0])[2:]
     overrides = [word for word in words if word.startswith("--config.")]
     args = command.parser().parse_args([word for word in words if word not in overrides])
-    request = command._request(args, overrides)
+    request = command._request(args, machines.parse(args.devices), overrides)
     assert request.config == "configs/stack4.py"
     assert request.overrides == ("--config.batch_size=64",)
     nodes = int(re.search(r"--nodes=(\d+)|$", " ".join(SCRIPTS[script]))[1] or 1)
