@@ -65,6 +65,7 @@ class Settings:
     Attributes:
       device: JAX's.
       precisions: of the JAX contenders.
+      layout: of their convolutions, as `Deblurrer` takes it.
       torch_device: for the twin in PyTorch; None where it does not compete.
       variants: of the peers that compete, names of `peers.VARIANTS`.
       warmup, rounds, seconds: of `timing.measure`.
@@ -74,6 +75,7 @@ class Settings:
 
     device: jax.Device
     precisions: tuple[str, ...] = ("float32",)
+    layout: str = "auto"
     torch_device: Any = None
     variants: tuple[str, ...] = ()
     warmup: int = 2
@@ -104,11 +106,12 @@ def contenders(group: Group, settings: Settings) -> list[Contender]:
         kind["seed"] = settings.seed
     make = getattr(jax_cases, group.mode)
     precisions = sorted(settings.precisions, key=lambda name: name != "float32")
+    kind["layout"] = settings.layout
     made = [
         make(config, params, *images, precision=precision, device=settings.device, **kind)
         for precision in precisions
     ]
-    kind.pop("seed", None)
+    kind = {key: kind[key] for key in kind.keys() - {"seed", "layout"}}
     for variant in settings.variants:
         if VARIANTS[variant].library == "torch":
             from dmphn_jax.benchmarking import torch_cases

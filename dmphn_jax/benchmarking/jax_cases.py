@@ -30,6 +30,7 @@ def inference(
     stages: int | None,
     precision: str,
     device: jax.Device,
+    layout: str = "auto",
 ) -> Contender:
     """Returns inference as `Deblurrer` does it, from uint8 to uint8, both on the device.
 
@@ -39,10 +40,10 @@ def inference(
       stages: run the first so many stages only; None: all.
       precision: one of `models.PRECISIONS`.
       device: that computes.
+      layout: of the convolutions, as `Deblurrer` takes it.
     """
-    deblurrer = Deblurrer(
-        params=params, config=config, stages=stages, precision=precision, devices=[device]
-    )
+    how: dict[str, Any] = {"precision": precision, "devices": [device], "layout": layout}
+    deblurrer = Deblurrer(params=params, config=config, stages=stages, **how)
     arguments = deblurrer.place(images)
     program = _Program(deblurrer.programs.quantised, *arguments)
     memory = _Memory(device, program.compiled)
@@ -64,6 +65,7 @@ def training(
     *,
     precision: str,
     device: jax.Device,
+    layout: str = "auto",
     seed: int = 0,
 ) -> Contender:
     """Returns one step of training as `train` does it: the paper's recipe, the resident feed.
@@ -77,6 +79,7 @@ def training(
       blurry, sharp: uint8 (B, crop, crop, 3).
       precision: of the computation; parameters stay float32.
       device: that computes.
+      layout: of the convolutions, as `Deblurrer` takes it.
       seed: of the feed.
     """
     mesh = data_mesh([device])
@@ -89,7 +92,7 @@ def training(
         progress=False,
     )
     tx, schedule = make_optimizer({"schedule": "constant"}, feed.steps_per_epoch)
-    module = build(config, precision, convolutions=convolutions_for(device.platform))
+    module = build(config, precision, convolutions=convolutions_for(device.platform, layout))
     step = make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions(seed=seed))
     state = init_state(params, tx, mesh, ema=False)
     program = _Program(step, state, feed.resident, feed.next(1))

@@ -16,7 +16,7 @@ from dmphn_jax.benchmarking.peers import PEERS, VARIANTS
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
-from dmphn_jax.models import PRECISIONS, ModelConfig, zoo
+from dmphn_jax.models import LAYOUTS, PRECISIONS, ModelConfig, zoo
 from dmphn_jax.training.settings import COMPUTE_DTYPES
 
 DESCRIPTION = """\
@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         metavar="NAMES",
         help=f"{', '.join(PRECISIONS)}; float16 for inference only (float32)",
+    )
+    add(
+        "--layout",
+        choices=("auto", *LAYOUTS),
+        default="auto",
+        help="of JAX's convolutions (auto: the platform's fastest)",
     )
     add(
         "--vs",
@@ -160,6 +166,7 @@ def main(argv: list[str]) -> int:
     settings = groups.Settings(
         device=device,
         precisions=tuple(precisions),
+        layout=args.layout,
         torch_device=torch_device,
         variants=tuple(variants),
         warmup=args.warmup,

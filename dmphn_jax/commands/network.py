@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dmphn_jax import checkpoints
 from dmphn_jax.commands.arguments import count, natural
-from dmphn_jax.models import PRECISIONS
+from dmphn_jax.models import LAYOUTS, PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,12 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
         "exact (default float32)",
     )
     add(
+        "--layout",
+        choices=("auto", *LAYOUTS),
+        default="auto",
+        help="formulation of the convolutions (auto: the platform's fastest; docs/plan.md)",
+    )
+    add(
         "--tile",
         type=count,
         metavar="N",
@@ -90,7 +96,7 @@ def _load_network(args: argparse.Namespace) -> Network:
     CLOCK.count_programs()
     CLOCK.imported()
     with CLOCK.kernels:
-        convolutions_for(jax.local_devices()[0].platform)
+        convolutions_for(jax.local_devices()[0].platform, args.layout)
     with CLOCK.checkpoint:
         deblurrer = Deblurrer(
             checkpoints.resolve(args.checkpoint, quiet=args.quiet),
@@ -99,6 +105,7 @@ def _load_network(args: argparse.Namespace) -> Network:
             tile=args.tile,
             overlap=args.overlap,
             split_rows=args.split_rows,
+            layout=args.layout,
         )
     network: Deblurrer | WithinBudget = deblurrer
     at_once = 1 if args.split_rows else len(deblurrer.devices)
@@ -110,6 +117,7 @@ def _load_network(args: argparse.Namespace) -> Network:
     elif args.shift_ensemble:
         ensemble = ShiftEnsemble(deblurrer, deblurrer.config, at_once)
     flags = ("stages", "budget_ms", "precision", "ensemble", "shift_ensemble", "tile", "overlap")
+    flags += ("layout",)
     return Network(
         submit=CLOCK.measured((ensemble or network).submit),
         compile_for=lambda sizes: network.compile_for(ensemble.sizes(sizes) if ensemble else sizes),

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--layout",
         choices=LAYOUTS,
-        help="of the convolutions (the platform's own)",
+        help="of the convolutions (the config's; the platform's own)",
     )
     add(
         "--remat",

@@ -131,6 +131,7 @@ def main(argv: list[str]) -> int:
             devices=jax.local_devices()[:1],  # each more would compile every size once more
             tile=args.tile,
             overlap=args.overlap,
+            layout=args.layout,
         )
         alone = args.host in LOOPBACK
         hosts = LOOPBACK | set(args.allow_host) if alone or args.allow_host else None

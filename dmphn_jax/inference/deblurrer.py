@@ -17,7 +17,7 @@ from dmphn_jax.inference.padding import padded_to
 from dmphn_jax.inference.pending import Pending, Tiled, Whole
 from dmphn_jax.inference.placement import Placement
 from dmphn_jax.inference.programs import Network, Programs
-from dmphn_jax.models import PRECISIONS, ModelConfig
+from dmphn_jax.models import PRECISIONS, ModelConfig, convolutions_named
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
 
@@ -71,6 +71,7 @@ class Deblurrer:
         tile: int | None = None,
         overlap: int | None = None,
         split_rows: bool = False,
+        layout: str = "auto",
     ) -> None:
         """Loads a checkpoint, or takes `params` of the model `config`.
 
@@ -89,10 +90,14 @@ class Deblurrer:
             the whole image's, `tiles.default_overlap`, and at most half of the tile.
           split_rows: split every image by rows over the devices, which takes as much less memory
             on each; the result is one device's but for the last digits of floats.
+          layout: formulation of the convolutions, one of `models.LAYOUTS`, for all but rows that
+            are split; by default the platform's fastest.
 
-        Raises UserError for an unusable checkpoint, an unknown precision, stages that the model
-        does not have, or tiles that are too small.
+        Raises UserError for an unusable checkpoint, an unknown precision or layout, stages that
+        the model does not have, or tiles that are too small.
         """
+        if layout != "auto":
+            convolutions_named(layout)  # its error before any work
         if precision not in PRECISIONS:
             raise UserError(
                 f"precision {precision!r}: one of {', '.join(PRECISIONS)}"
@@ -111,7 +116,7 @@ class Deblurrer:
         self._placement = Placement(params, devices or jax.local_devices())
         self._split_rows = split_rows and len(self.devices) > 1
         self._buckets: tuple[buckets.Size, ...] = ()
-        self._network = Network(config, precision, self.stages, self.devices[0].platform)
+        self._network = Network(config, precision, self.stages, self.devices[0].platform, layout)
         self.programs = programs.whole(self._network)
         self._set_tiles(tile, overlap)
 
@@ -202,6 +207,7 @@ class Deblurrer:
             tile=self.tile,
             overlap=self._given_overlap,
             split_rows=self._split_rows,
+            layout=self._network.layout,
         )
 
     def _start(self, images: np.ndarray, device: jax.Device | None) -> Pending:

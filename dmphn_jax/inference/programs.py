@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.errors import out_of_memory
-from dmphn_jax.models import ModelConfig, build, convolutions_for, convolutions_named
+from dmphn_jax.models import ModelConfig, build, convolutions_for
 from dmphn_jax.models.buckets import BucketConvolutions
 from dmphn_jax.models.convolutions import Convolutions, DilatedConvolutions
 from dmphn_jax.models.output import Output
@@ -28,14 +28,14 @@ class Network(NamedTuple):
       precision: of the computation, one of `models.PRECISIONS`.
       stages: how many of a stack's stages run.
       platform: of the devices, as JAX names it.
-      layout: of `models.LAYOUTS`; "": the platform's fastest.
+      layout: of `models.LAYOUTS`, or "auto": the platform's fastest.
     """
 
     config: ModelConfig
     precision: str
     stages: int
     platform: str
-    layout: str = ""
+    layout: str = "auto"
 
 
 class Programs(NamedTuple):
@@ -173,8 +173,7 @@ def _applied(network: Network, **options: Any) -> Any:
 
 
 def _convolutions(network: Network) -> Convolutions:
-    layout, platform = network.layout, network.platform
-    return convolutions_named(layout) if layout else convolutions_for(platform)
+    return convolutions_for(network.platform, network.layout)
 
 
 def _finite(images: jax.Array) -> jax.Array:

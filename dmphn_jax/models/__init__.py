@@ -106,8 +106,10 @@ def convolutions_named(layout: str) -> Convolutions:
     return known[layout]
 
 
-def convolutions_for(platform: str) -> Convolutions:
+def convolutions_for(platform: str, layout: str = "auto") -> Convolutions:
     """Returns the fastest formulation of the convolutions on a platform of JAX, such as "cpu".
+
+    With a `layout` of `LAYOUTS` in place of "auto" it is that one, on any platform.
 
     On a CPU the kernels of `cpu_kernels`, compiled at their first use on a machine and loaded here,
     once per process; on a TPU `folded`, on a GPU `cudnn`; where neither can be had XLA's. The
@@ -116,6 +118,8 @@ def convolutions_for(platform: str) -> Convolutions:
     """
     from dmphn_jax.models.convolutions import XLA
 
+    if layout != "auto":
+        return convolutions_named(layout)
     if platform == "tpu":
         return convolutions_named("folded")
     if platform in ("gpu", "cuda"):  # JAX has both names

@@ -22,6 +22,8 @@ def config_of(request: Request) -> Any:
     config = settings.read(request.config, list(request.overrides))
     if request.precision:
         config.compute_dtype = request.precision
+    if request.layout:
+        config.layout = request.layout
     if request.remat is not None:
         config.remat = request.remat
     settings.check(config)

@@ -81,7 +81,7 @@ def training(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Lowe
         batches = jax.ShapeDtypeStruct((turns, batch, 3), jnp.int32)
         crops = functools.partial(cut_crops, mesh=mesh, crop_size=side)
     tx, schedule = make_optimizer(config.optimizer, *experiments.steps_of(config, pairs, batch))
-    layout, convolutions = _formulation(request, machine)
+    layout, convolutions = _formulation(config.layout, machine)
     module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
     step = make_train_step(module, tx, schedule, crops, mesh, StepOptions.of(config))
     ema = config.ema_decay > 0
@@ -113,7 +113,7 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
     model = zoo.get(request.model)
     height, width = (-(-side // unit) * unit for side, unit in zip(request.size, model.multiple))
     platform = machine.chip.platform
-    layout, _ = _formulation(request, machine)
+    layout, _ = _formulation(request.layout or "auto", machine)
     network = Network(model, request.precision, model.stages, platform, layout)
     images_lie = PartitionSpec("data")
     if request.split_rows:
@@ -143,11 +143,9 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
     )
 
 
-def _formulation(request: Request, machine: Machine) -> tuple[str, Convolutions]:
-    """Returns the layout's name and the formulation: the request's, or the platform's own."""
-    if request.layout:
-        return request.layout, convolutions_named(request.layout)
-    chosen = convolutions_for(machine.chip.platform)
+def _formulation(layout: str, machine: Machine) -> tuple[str, Convolutions]:
+    """Returns the layout's name and the formulation: what is asked for, or the platform's own."""
+    chosen = convolutions_for(machine.chip.platform, layout)
     return next(name for name in LAYOUTS if convolutions_named(name) == chosen), chosen
 
 

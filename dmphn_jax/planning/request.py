@@ -19,7 +19,7 @@ class Request:
       batch: pairs per step or images per call over all chips; 0: the config's, or one per call;
         -1: as many as fit.
       precision: compute dtype; "": the config's, or float32 for inference as `dmphn deblur` has it.
-      layout: formulation of the convolutions; "": the platform's default.
+      layout: formulation of the convolutions; "": the config's, or the platform's default.
       remat: recompute activations; None: the config's.
       split_rows: one image by rows over all devices, for inference.
       pairs: of the training set; 0: what the config's source is known to hold.

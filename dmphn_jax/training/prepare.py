@@ -224,7 +224,7 @@ def _described(config: Any, num_steps: int, feed: ChosenFeed) -> dict[str, Any]:
 def _step(
     config: Any, model: ModelConfig, mesh: Mesh, feed: Feed, tx: Any, schedule: Schedule
 ) -> Callable[..., Any]:
-    convolutions = convolutions_for(mesh.devices.flat[0].platform)
+    convolutions = convolutions_for(mesh.devices.flat[0].platform, config.layout)
     module = build(model, config.compute_dtype, remat=config.remat, convolutions=convolutions)
     return make_train_step(module, tx, schedule, feed.crops, mesh, StepOptions.of(config))
 

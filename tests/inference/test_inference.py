@@ -10,7 +10,7 @@ import pytest
 import dmphn_jax
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError
-from dmphn_jax.models import ModelConfig, build, init_params, zoo
+from dmphn_jax.models import LAYOUTS, ModelConfig, build, init_params, zoo
 
 CONFIG = ModelConfig("dmphn", "1-2-4-8", stages=2, width=2)
 
@@ -27,6 +27,22 @@ def params():
 @pytest.fixture(scope="module")
 def deblurrer(params):
     return dmphn_jax.Deblurrer(params=params, config=CONFIG)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_may_be_chosen_on_any_machine(deblurrer, params, layout):
+    chosen = dmphn_jax.Deblurrer(params=params, config=CONFIG, layout=layout)
+    image = pixels(32, 24, 3, dtype=np.uint16)
+    assert np.ptp(np.int32(chosen(image)) - deblurrer(image)) <= 6  # of 65536
+    # Its program is its own, also where fewer stages run.
+    for one in (chosen, chosen.with_stages(1)):
+        assert one.programs is not deblurrer.programs
+        assert one.programs is not deblurrer.with_stages(1).programs
+
+
+def test_an_unknown_layout_is_one_line(params):
+    with pytest.raises(UserError, match="did you mean 'folded'"):
+        dmphn_jax.Deblurrer(params=params, config=CONFIG, layout="foldet")
 
 
 def test_result_is_the_networks_rounded_to_nearest(deblurrer, params):

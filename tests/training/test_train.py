@@ -132,6 +132,16 @@ def test_bfloat16_and_recomputation_train_float32_parameters(tmp_path):
     assert differing(loaded.params, init_params(loaded.config))
 
 
+def test_a_layout_changes_the_last_digits_only(tmp_path):
+    made = []
+    for layout in ("xla", "folded"):
+        config = tiny_config(layout=layout, num_steps=1, checkpoint_every=1)
+        config.optimizer.epsilon = 1e-3  # Adam turns the sign of a rounding error into a step
+        made.append(checkpoints.load(run(config, tmp_path / layout).checkpoint).params)
+    assert differing(*made)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *made)
+
+
 def test_gradients_accumulate_over_steps():
     """Two steps of a batch make the update of their mean gradient; the average waits too."""
     config = tiny_config(optimizer__accumulate_steps=2, ema_decay=0.5)
