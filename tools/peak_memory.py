@@ -67,17 +67,18 @@ def _image(args: argparse.Namespace, folder: Path) -> None:
 
 def _films(args: argparse.Namespace, folder: Path) -> None:
     width, height = map(int, args.size.split("x"))
-    checkpoint = args.checkpoint or _tiny(folder / "tiny")
+    checkpoint = args.checkpoint or tiny(folder / "tiny")
     print("| minutes | frames | peak, MiB | s |\n|--:|--:|--:|--:|")
     for minutes in map(float, args.minutes.split(",")):
         frames = round(60 * _RATE * minutes)
         source = folder / f"{frames}.mp4"
-        _make_film(source, frames, height, width)
+        make_film(source, frames, height, width)
         peak, seconds = _deblur(checkpoint, source, folder / f"{frames}_out.mp4")
         print(f"| {minutes:g} | {frames} | {peak:.0f} | {seconds:.0f} |", flush=True)
 
 
-def _tiny(path: Path) -> Path:
+def tiny(path: Path) -> Path:
+    """Writes a checkpoint of one level and 4 channels with random weights; returns its path."""
     from dmphn_jax.models import ModelConfig, init_params
 
     config = ModelConfig(hierarchy="1", width=4)
@@ -85,13 +86,13 @@ def _tiny(path: Path) -> Path:
     return path
 
 
-def _make_film(path: Path, frames: int, height: int, width: int) -> None:
-    """Writes a film of a bar that moves over gray, with a tone."""
+def make_film(path: Path, frames: int, height: int, width: int, rate: int = _RATE) -> None:
+    """Writes a film of a bar that moves over gray, with a tone; `rate` frames per second."""
     import av
 
-    tone = (0.3 * np.sin(np.arange(_SOUND // _RATE) / 20)).astype(np.float32)[None]
+    tone = (0.3 * np.sin(np.arange(_SOUND // rate) / 20)).astype(np.float32)[None]
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=_RATE, options={"preset": "veryfast"})
+        video = container.add_stream("libx264", rate=rate, options={"preset": "veryfast"})
         video.height, video.width, video.pix_fmt = height, width, "yuv420p"
         audio = container.add_stream("aac", rate=_SOUND)
         for index in range(frames):
