@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "miniature.json"
 PAGE = ROOT / "docs" / "miniature.md"
 ROWS = [name for name in zoo.ZOO if name != "dmsn_1"]  # DMSN(1) is DMPHN(1)
+_LONG, _MODERN = "long_", "modern_"
 MODERN = ["modern_dmphn_1", "modern_dmphn_1_2_4", "modern_stack2"]
+LONG = ["long_dmphn_1", "long_dmphn_1_1_1", "long_dmphn_1_2_4"]
+LONG += ["long_modern_dmphn_1", "long_modern_dmphn_1_2_4"]
 REAL = {
     "real_from_scratch": "random weights; crops of 64, rate 1e-3",
     "real_from_released": "the authors' weights; crops of 64, rate 1e-4",
@@ -53,6 +56,10 @@ CLAIMS = [
     ("the modern recipe beats the paper's", ("modern_dmphn_1", "dmphn_1")),
     ("the modern recipe beats the paper's", ("modern_dmphn_1_2_4", "dmphn_1_2_4")),
     ("the modern recipe beats the paper's", ("modern_stack2", "stack2")),
+    ("more levels help", ("long_dmphn_1_2_4", "long_dmphn_1")),
+    ("more levels help", ("long_modern_dmphn_1_2_4", "long_modern_dmphn_1")),
+    ("patches beat the same depth without", ("long_dmphn_1_2_4", "long_dmphn_1_1_1")),
+    ("the modern recipe beats the paper's", ("long_modern_dmphn_1_2_4", "long_dmphn_1_2_4")),
 ]
 
 # Decibels within which two models are equal; the paper argues about 0.04.
@@ -79,7 +86,7 @@ def read_results() -> dict[str, Result]:
 
 def with_tables(page: str, results: dict[str, Result]) -> str:
     """Returns the page with its tables made of the results."""
-    by_row = _by_row(results)
+    by_row = grouped(results)
     for name, make in TABLES.items():
         begin = f"<!-- {name} -->\n"
         table = "\n".join(make(by_row))
@@ -92,19 +99,31 @@ def with_tables(page: str, results: dict[str, Result]) -> str:
     return page
 
 
-def _by_row(results: dict[str, Result]) -> _Runs:
+def grouped(results: dict[str, Result]) -> _Runs:
     """Returns the runs of every row that has any, by seed; rows in the paper's order."""
-    grouped: _Runs = {row: {} for row in [*ROWS, *MODERN, *REAL]}
+    found: _Runs = {row: {} for row in [*ROWS, *MODERN, *LONG, *REAL]}
     for key, result in results.items():
         row, _, seed = key.partition("/")
-        grouped[row][int(seed)] = result
-    return {row: dict(sorted(runs.items())) for row, runs in grouped.items() if runs}
+        found[row][int(seed)] = result
+    return {row: dict(sorted(runs.items())) for row, runs in found.items() if runs}
 
 
 def label(row: str) -> str:
     """Returns the paper's name of a row."""
-    plain = zoo.ZOO[row.removeprefix("modern_")].label
-    return f"{plain}, modern recipe" if row.startswith("modern_") else plain
+    name = _model(row)
+    words = [zoo.ZOO[name].label]
+    words += ["modern recipe"] if row.removesuffix(name).endswith(_MODERN) else []
+    return ", ".join([*words, *(["20,000 steps"] if row.startswith(_LONG) else [])])
+
+
+def _model(row: str) -> str:
+    """Returns the name of the model that a row trains."""
+    return row.removeprefix(_LONG).removeprefix(_MODERN)
+
+
+def _ms(runs: dict[int, Result]) -> float | None:
+    """Returns the milliseconds of an image; seeds do not change it, so one of them was timed."""
+    return next((run["ms"] for run in runs.values() if "ms" in run), None)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -124,7 +143,7 @@ def _rows(wanted: Callable[[str], bool]) -> Callable[[_Runs], list[str]]:
     def make(by_row: _Runs) -> list[str]:
         lines = []
         for row, runs in by_row.items():
-            if row in REAL or not wanted(row):
+            if row in {*REAL, *LONG} or not wanted(row):
                 continue
             scores = {n: [run[n] for run in runs.values()] for n in ("psnr", "ssim_matlab")}
             real = [run["real"]["psnr"] for run in runs.values() if "real" in run]
@@ -138,7 +157,7 @@ def _rows(wanted: Callable[[str], bool]) -> Callable[[_Runs], list[str]]:
                     f"{mean(scores['ssim_matlab']):.3f}",
                     f"{mean(real):.2f}" if real else "",
                     f"{mean(run['minutes'] for run in runs.values()):.1f}",
-                    f"{mean(run['ms'] for run in runs.values()):.0f}",
+                    f"{_ms(runs):.0f}" if _ms(runs) else "",
                 ]
             )
         head = "model | paper, dB | here, dB (seeds) | paper, SSIM | here, SSIM | real pairs, dB"
@@ -157,7 +176,11 @@ def _claims(by_row: _Runs) -> list[str]:
         holds = all(gain > TIE for gain in gains)
         fails = all(gain < -TIE for gain in gains)
         verdict = "holds" if holds else "does not hold" if fails else "undecided"
-        known = [zoo.ZOO[row].psnr for row in (better, worse) if row in zoo.ZOO]
+        known = (
+            []
+            if _MODERN in better + worse
+            else [zoo.ZOO[_model(row)].psnr for row in (better, worse)]
+        )
         lines.append(
             [
                 claim,
@@ -169,6 +192,26 @@ def _claims(by_row: _Runs) -> list[str]:
             ]
         )
     return _table("claim | models | here | paper, dB | here, dB | by seed, dB", lines, words=3)
+
+
+def _longer(by_row: _Runs) -> list[str]:
+    lines = []
+    for row in LONG:
+        short = by_row.get(row.removeprefix(_LONG), {})
+        for seed, run in by_row.get(row, {}).items():
+            before = short.get(seed)
+            lines.append(
+                [
+                    label(row.removeprefix(_LONG)),
+                    f"{before['psnr']:.2f}" if before else "",
+                    f"{run['psnr']:.2f}",
+                    f"{run['ssim_matlab']:.3f}",
+                    f"{run['real']['psnr']:.2f}" if "real" in run else "",
+                    f"{run['minutes']:.0f}",
+                ]
+            )
+    head = "model | 3,000 steps, dB | 20,000 steps, dB | SSIM | real pairs, dB | minutes"
+    return _table(head, lines)
 
 
 def _real(by_row: _Runs) -> list[str]:
@@ -196,6 +239,7 @@ TABLES: dict[str, Callable[[_Runs], list[str]]] = {
     "table 2": _rows(lambda row: row == "dmphn_1" or row.startswith("dmsn")),
     "table 4": _rows(lambda row: row in zoo.ZOO and "4" in zoo.ZOO[row].tables),
     "modern": _rows(lambda row: row in MODERN or f"modern_{row}" in MODERN),
+    "longer": _longer,
     "claims": _claims,
     "real": _real,
 }
@@ -203,20 +247,18 @@ TABLES: dict[str, Callable[[_Runs], list[str]]] = {
 
 def figures(results: dict[str, Result]) -> dict[str, Any]:
     """Returns figures by file: PSNR against steps, and against an image's time as in Fig. 1."""
-    by_row = {row: runs for row, runs in _by_row(results).items() if row not in REAL}
+    by_row = grouped(results)
     points = [
-        Point(
-            mean(run["ms"] for run in runs.values()),
-            mean(run["psnr"] for run in runs.values()),
-            label(row),
-        )
+        Point(ms, mean(run["psnr"] for run in runs.values()), label(row))
         for row, runs in by_row.items()
+        if (ms := _ms(runs)) is not None
     ]
-    devices = next(iter(results.values()))["devices"]
-    return {
+    devices = next(run["timed_on"] for run in results.values() if "ms" in run)
+    drawn = {
         "miniature_steps.png": _curves(by_row),
         "miniature_time.png": draw({f"width 16, {devices}": points}, ["256x256"]),
     }
+    return drawn | ({"miniature_longer.png": _long_curves(by_row)} if by_row.keys() & LONG else {})
 
 
 def _curves(by_row: _Runs) -> Any:
@@ -233,21 +275,35 @@ def _curves(by_row: _Runs) -> Any:
     figure = Figure(figsize=(13, 8), dpi=110, layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True).flat
     for axis, (title, rows) in zip(axes, panels.items(), strict=False):
-        for row in rows:
-            if row not in by_row:
-                continue
-            curves = [run["curve"] for run in by_row[row].values()]
-            steps = [step for step, _ in curves[0]]
-            heights = [mean(psnr for _, psnr in at) for at in zip(*curves, strict=True)]
-            modern = row.startswith("modern_")
-            color = f"C{rows.index(row.removeprefix('modern_'))}"
-            axis.plot(steps, heights, "--" if modern else "-", color=color, label=label(row))
-        axis.set(title=title, xlabel="steps", ylabel="PSNR of 32 scenes, dB")
-        axis.legend(fontsize="small")
-        axis.grid(alpha=0.3)
+        _draw_curves(axis, by_row, rows)
+        axis.set(title=title)
     figure.axes[-1].remove()
     figure.axes[2].tick_params(labelbottom=True)  # nothing is below it
     return figure
+
+
+def _long_curves(by_row: _Runs) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
+    _draw_curves(figure.subplots(), by_row, LONG)
+    return figure
+
+
+def _draw_curves(axis: Any, by_row: _Runs, rows: Sequence[str]) -> None:
+    """Draws the mean of a row's seeds at every evaluation; the modern recipe is dashed."""
+    colors: dict[str, str] = {}
+    for row in rows:
+        color = colors.setdefault(_model(row), f"C{len(colors)}")
+        if row not in by_row:
+            continue
+        curves = [run["curve"] for run in by_row[row].values()]
+        steps = [step for step, _ in curves[0]]
+        heights = [mean(psnr for _, psnr in at) for at in zip(*curves, strict=True)]
+        axis.plot(steps, heights, "--" if _MODERN in row else "-", color=color, label=label(row))
+    axis.set(xlabel="steps", ylabel="PSNR of 32 scenes, dB")
+    axis.legend(fontsize="small")
+    axis.grid(alpha=0.3)
 
 
 if __name__ == "__main__":
