@@ -10,14 +10,12 @@ packet of its sound, are compared with the result's. Without a checkpoint a netw
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from fractions import Fraction
 from pathlib import Path
 
-from peak_memory import make_film, tiny
+from peak_memory import deblur, make_film, tiny
 
 _RATE = 30
 
@@ -35,13 +33,7 @@ def main() -> int:
         source, output = folder / "in.mp4", folder / "out.mp4"
         make_film(source, _RATE * args.seconds, height, width, _RATE)
         checkpoint = args.checkpoint or tiny(folder / "tiny")
-        command = [sys.executable, "-m", "dmphn_jax", "deblur", str(source)]
-        command += ["--output", str(output), "--checkpoint", str(checkpoint), "--quiet"]
-        process = subprocess.Popen(command)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"dmphn deblur ended with status {process.returncode}")
+        used = deblur(checkpoint, source, output, "--quiet")
         (times, sound), (times_out, sound_out) = _kept(source), _kept(output)
     same = {"times of frames": times == times_out, "packets of sound": sound == sound_out}
     print(f"{len(times)} frames, {len(sound)} packets of sound")

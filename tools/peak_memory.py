@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -108,8 +109,15 @@ def make_film(path: Path, frames: int, height: int, width: int, rate: int = _RAT
 
 def _deblur(checkpoint: str | Path, source: Path, output: Path, *flags: str) -> tuple[float, float]:
     """Returns the peak resident memory of a process that deblurs a file, MiB, and its seconds."""
-    command = [sys.executable, "-m", "dmphn_jax", "deblur", str(source), "--output", str(output)]
     began = time.perf_counter()
+    used = deblur(checkpoint, source, output, *flags)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss's unit
+    return used.ru_maxrss * unit / _MIB, time.perf_counter() - began
+
+
+def deblur(checkpoint: str | Path, source: Path, output: Path, *flags: str) -> Any:
+    """Deblurs a file in a process of its own; returns what that used, as of `os.wait4`."""
+    command = [sys.executable, "-m", "dmphn_jax", "deblur", str(source), "--output", str(output)]
     process = subprocess.Popen(
         [*command, "--checkpoint", str(checkpoint), *flags], stdout=subprocess.DEVNULL
     )
@@ -117,8 +125,7 @@ def _deblur(checkpoint: str | Path, source: Path, output: Path, *flags: str) -> 
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"dmphn deblur ended with status {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss's unit
-    return used.ru_maxrss * unit / _MIB, time.perf_counter() - began
+    return used
 
 
 if __name__ == "__main__":

@@ -106,12 +106,12 @@ def contenders(group: Group, settings: Settings) -> list[Contender]:
         kind["seed"] = settings.seed
     make = getattr(jax_cases, group.mode)
     precisions = sorted(settings.precisions, key=lambda name: name != "float32")
-    kind["layout"] = settings.layout
+    how = {"device": settings.device, "layout": settings.layout}
     made = [
-        make(config, params, *images, precision=precision, device=settings.device, **kind)
+        make(config, params, *images, precision=precision, **how, **kind)
         for precision in precisions
     ]
-    kind = {key: kind[key] for key in kind.keys() - {"seed", "layout"}}
+    kind.pop("seed", None)
     for variant in settings.variants:
         if VARIANTS[variant].library == "torch":
             from dmphn_jax.benchmarking import torch_cases

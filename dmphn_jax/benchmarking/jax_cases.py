@@ -42,8 +42,14 @@ def inference(
       device: that computes.
       layout: of the convolutions, as `Deblurrer` takes it.
     """
-    how: dict[str, Any] = {"precision": precision, "devices": [device], "layout": layout}
-    deblurrer = Deblurrer(params=params, config=config, stages=stages, **how)
+    deblurrer = Deblurrer(
+        params=params,
+        config=config,
+        stages=stages,
+        precision=precision,
+        devices=[device],
+        layout=layout,
+    )
     arguments = deblurrer.place(images)
     program = _Program(deblurrer.programs.quantised, *arguments)
     memory = _Memory(device, program.compiled)

@@ -16,7 +16,7 @@ from dmphn_jax.benchmarking.peers import PEERS, VARIANTS
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.files import shown
-from dmphn_jax.models import LAYOUTS, PRECISIONS, ModelConfig, zoo
+from dmphn_jax.models import LAYOUT_CHOICES, PRECISIONS, ModelConfig, zoo
 from dmphn_jax.training.settings import COMPUTE_DTYPES
 
 DESCRIPTION = """\
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--layout",
-        choices=("auto", *LAYOUTS),
+        choices=LAYOUT_CHOICES,
         default="auto",
         help="of JAX's convolutions (auto: the platform's fastest)",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dmphn_jax import checkpoints
 from dmphn_jax.commands.arguments import count, natural
-from dmphn_jax.models import LAYOUTS, PRECISIONS
+from dmphn_jax.models import LAYOUT_CHOICES, PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--layout",
-        choices=("auto", *LAYOUTS),
+        choices=LAYOUT_CHOICES,
         default="auto",
         help="formulation of the convolutions (auto: the platform's fastest; docs/plan.md)",
     )
@@ -116,8 +116,8 @@ def _load_network(args: argparse.Namespace) -> Network:
         ensemble = SelfEnsemble(deblurrer, at_once)
     elif args.shift_ensemble:
         ensemble = ShiftEnsemble(deblurrer, deblurrer.config, at_once)
-    flags = ("stages", "budget_ms", "precision", "ensemble", "shift_ensemble", "tile", "overlap")
-    flags += ("layout",)
+    flags = ("stages", "budget_ms", "precision", "layout", "ensemble", "shift_ensemble")
+    flags += ("tile", "overlap")
     return Network(
         submit=CLOCK.measured((ensemble or network).submit),
         compile_for=lambda sizes: network.compile_for(ensemble.sizes(sizes) if ensemble else sizes),

@@ -158,6 +158,8 @@ def choose_feed(
     check_choice("config.data.feed", kind, FEEDS)
     options = SourceOptions.of(config, seed=seed)
     name = config.get("source", "gopro")
+    common: dict[str, Any] = {"mesh": mesh, "seed": seed}
+    common |= {"batch_size": batch_size, "crop_size": crop_size}
     source = None
     if kind != "host":
         from dmphn_jax.data.resident_feed import ResidentFeed
@@ -167,29 +169,14 @@ def choose_feed(
         if kind == "resident" or _fits_everywhere(
             ResidentFeed.fits(source, mesh=mesh, batch_size=batch_size)
         ):
-            make: Callable[[], Feed] = functools.partial(
-                ResidentFeed,
-                source,
-                mesh=mesh,
-                seed=seed,
-                batch_size=batch_size,
-                crop_size=crop_size,
-            )
+            make: Callable[[], Feed] = functools.partial(ResidentFeed, source, **common)
             return ChosenFeed(ResidentFeed.__name__, steps_per_epoch(len(source), batch_size), make)
     from dmphn_jax.data.host_feed import HostFeed
 
     if source is None or name in PREPARED:  # of a prepared set it reads crops of raw tiles
         source = open_source(name, "train", options)
-    make = functools.partial(
-        HostFeed,
-        source,
-        mesh=mesh,
-        seed=seed,
-        batch_size=batch_size,
-        crop_size=crop_size,
-        threads=config.get("threads") or None,
-        prefetch=config.get("prefetch") or None,
-    )
+    more = {key: config[key] for key in ("threads", "prefetch") if config.get(key)}
+    make = functools.partial(HostFeed, source, **common, **more)
     return ChosenFeed(HostFeed.__name__, steps_per_epoch(len(source), batch_size), make)
 
 

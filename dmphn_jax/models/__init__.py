@@ -90,6 +90,8 @@ def build(
 
 LAYOUTS = ("xla", "folded", "cudnn")
 """Formulations of the convolutions that any program can be compiled with."""
+LAYOUT_CHOICES = ("auto", *LAYOUTS)
+"""What `convolutions_for` takes."""
 
 
 def convolutions_named(layout: str) -> Convolutions:

@@ -199,7 +199,7 @@ def _work_lines(plan: Plan) -> list[str]:
             f"                written by convolutions {_megabytes(compiled.convolution_bytes)}, by "
             f"all else {_megabytes(compiled.other_bytes)}"
         )
-    if compiled.cycles is not None:
+    else:
         at = ""
         if plan.estimate is not None:
             at = f" = {_milliseconds(plan.estimate)} at {plan.machine.chip.clock / 1e9:g} GHz"

@@ -12,7 +12,7 @@ from typing import Any
 from dmphn_jax import storage
 from dmphn_jax.data.options import FEEDS, RECIPES, SOURCES, SourceOptions
 from dmphn_jax.errors import UserError, nearest, one_line
-from dmphn_jax.models import LAYOUTS, ModelConfig, zoo
+from dmphn_jax.models import LAYOUT_CHOICES, ModelConfig, zoo
 from dmphn_jax.training import experiments, ranges
 from dmphn_jax.training.losses import LOSSES
 from dmphn_jax.training.optimizer import OPTIMIZERS, SCHEDULES, OptimizerOptions
@@ -81,7 +81,7 @@ def choices() -> dict[str, Collection[str]]:
     """Returns the fields that take one of a few names, and the names: those of the registries."""
     return {
         "compute_dtype": COMPUTE_DTYPES,
-        "layout": ("auto", *LAYOUTS),
+        "layout": LAYOUT_CHOICES,
         "init_missing": MISSING,
         "augment": RECIPES,
         "loss.name": LOSSES,

@@ -97,10 +97,8 @@ function open(chosen) {
 
 function isFilm(file) {
   const name = file.name.toLowerCase();
-  return file.type.startsWith("video/") || filmNames().some((end) => name.endsWith(end));
+  return file.type.startsWith("video/") || model?.film_extensions.some((end) => name.endsWith(end));
 }
-
-const filmNames = () => model?.film_extensions ?? []; // none before the server has told
 
 // Whether what there is may make way for another file: a film took long.
 function mayEnd(next) {
