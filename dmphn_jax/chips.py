@@ -55,7 +55,7 @@ def _tpu(
         platform="tpu",
         memory=int(memory * _GIB),
         bandwidth=bandwidth * _GB,
-        peak={"bfloat16": peak * 1e12, "float32": peak * 1e12 / 6},
+        peak={"bfloat16": peak * 1e12, **dict.fromkeys(("float32", "tf32"), peak * 1e12 / 6)},
         link=link * _GB,
         clock=clock and clock * 1e9,
         chips_per_host=4,
@@ -66,14 +66,13 @@ def _tpu(
 
 
 def _gpu(name: str, label: str, kind: str, memory: float, bandwidth: float) -> Chip:
-    # float32 here is full float32, as the programs ask for it: not TF32.
     return Chip(
         name=name,
         label=label,
         platform="cuda",
         memory=int(GPU_SHARE * memory * _GB),
         bandwidth=bandwidth * _GB,
-        peak={"bfloat16": 989e12, "float16": 989e12, "float32": 67e12},
+        peak={"bfloat16": 989e12, "float16": 989e12, "tf32": 494e12, "float32": 67e12},
         link=900 * _GB,
         clock=None,
         chips_per_host=8,

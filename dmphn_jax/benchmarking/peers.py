@@ -64,7 +64,8 @@ _CPU, _GPU = ("cpu",), ("gpu",)
 VARIANTS: dict[str, Variant] = {
     "as-released": Variant("torch", channels_last=False),
     "channels-last": Variant("torch"),
-    "channels-last-bfloat16": Variant("torch", "bfloat16", _CPU),
+    "channels-last-bfloat16": Variant("torch", "bfloat16"),
+    "channels-last-float16": Variant("torch", "float16", _GPU),
     "channels-last-tf32": Variant("torch", "tf32", _GPU),
     "compile": Variant("torch-compile", "float32", _CPU),
     "compile-tf32": Variant("torch-compile", "tf32", _GPU),

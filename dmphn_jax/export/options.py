@@ -38,6 +38,8 @@ class Options:
         """Raises UserError for what a model, or the format, does not have."""
         if self.stages is not None and self.stages > config.stages:
             raise UserError(f"--stages {self.stages}: the model has stages 1 to {config.stages}")
+        if self.precision == "tf32":
+            raise UserError("--precision tf32: a file's float32 is that of where it runs")
         if self.format == "onnx" and self.precision == "bfloat16":
             raise UserError("--precision bfloat16: of --format stablehlo; ONNX has float16")
         if self.size is not None and min(self.size) < 1:

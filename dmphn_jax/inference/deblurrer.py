@@ -113,10 +113,11 @@ class Deblurrer:
         self.config = config
         self.stages = stages or config.stages
         self.precision = precision
-        self._placement = Placement(params, devices or jax.local_devices())
+        devices = devices or jax.local_devices()
+        self._network = Network(config, precision, self.stages, devices[0].platform, layout)
+        self._placement = Placement(params, devices, programs.prepare(self._network))
         self._split_rows = split_rows and len(self.devices) > 1
         self._buckets: tuple[buckets.Size, ...] = ()
-        self._network = Network(config, precision, self.stages, self.devices[0].platform, layout)
         self.programs = programs.whole(self._network)
         self._set_tiles(tile, overlap)
 
@@ -217,7 +218,7 @@ class Deblurrer:
         if tile is None or max(padded.shape[1:3]) <= tile:
             program, *arguments = self._program_for(padded, device)
             by_memory = tile is None
-            tile = self._fitting.tile(self.params, program, arguments) if by_memory else None
+            tile = self._tile_that_fits(program, arguments) if by_memory else None
             if tile is None:
                 results, finite = program(*arguments)
                 if by_memory:
@@ -261,8 +262,8 @@ class Deblurrer:
         stages, levels = jax.tree.map(crop, (raw.stages, raw.levels))
         return Output(stages, levels, raw.features)
 
-    def place(self, images: np.ndarray) -> tuple[dict[str, Any], jax.Array]:
-        """Returns parameters and images on the devices that compute: one, or all sharing a batch.
+    def place(self, images: np.ndarray) -> tuple[Any, jax.Array]:
+        """Returns what the programs take: parameters and images on the devices that compute: one, or all sharing a batch.
 
         `images` is uint8 or uint16 (B, H, W, 3), of a size the patch grid divides. A batch that the
         devices do not divide is filled up with copies of its last image.
@@ -280,6 +281,9 @@ class Deblurrer:
             overlap = tiles.default_overlap(self.config, self.stages)
         self.overlap = overlap
         self._fitting = memory.Fitting(self._network, overlap)
+
+    def _tile_that_fits(self, program: Any, arguments: list[Any]) -> int | None:
+        return self._fitting.tile(self._placement.params_on(self.devices[0]), program, arguments)
 
     def _run_tile(
         self,

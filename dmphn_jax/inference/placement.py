@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,33 +26,41 @@ class Placement:
       params: the parameters on the first device.
     """
 
-    def __init__(self, params: Params, devices: Sequence[jax.Device]) -> None:
+    def __init__(
+        self, params: Params, devices: Sequence[jax.Device], prepare: Callable[[Params], Any]
+    ) -> None:
+        """Takes `prepare`, what makes of parameters that which programs take: `programs.prepare`."""
         self.devices = tuple(devices)
         self.mesh = data_mesh(self.devices)
         self.params: Params = jax.device_put(params, self.devices[0])
-        self._on = {self.devices[0]: self.params}
+        self._prepare = prepare
+        self._on: dict[jax.Device, Any] = {}
         self._turn = itertools.cycle(self.devices)
 
     def next_device(self) -> jax.Device:
         """Returns the device whose turn it is."""
         return next(self._turn)
 
-    def params_on(self, device: jax.Device) -> Params:
-        """Returns the parameters on a device."""
+    @functools.cached_property
+    def _prepared(self) -> Any:
+        return self._prepare(self.params)
+
+    def params_on(self, device: jax.Device) -> Any:
+        """Returns the prepared parameters on a device."""
         if device not in self._on:
-            self._on[device] = jax.device_put(self.params, device)
+            self._on[device] = jax.device_put(self._prepared, device)
         return self._on[device]
 
     @functools.cached_property
-    def shared_params(self) -> Params:
-        """The parameters on every device at once."""
-        shared: Params = jax.device_put(self.params, NamedSharding(self.mesh, P()))
-        return shared
+    def shared_params(self) -> Any:
+        """The prepared parameters on every device at once."""
+        return self._everywhere(self._prepared)
 
-    def place(
-        self, images: np.ndarray, device: jax.Device | None = None
-    ) -> tuple[Params, jax.Array]:
-        """Returns parameters and images (B, H, W, 3) on one device, or on all sharing a batch.
+    def _everywhere(self, tree: Any) -> Any:
+        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+
+    def place(self, images: np.ndarray, device: jax.Device | None = None) -> tuple[Any, jax.Array]:
+        """Returns prepared parameters and images (B, H, W, 3) on one device, or all sharing a batch.
 
         A single image goes to `device`, or the first. A batch that the devices do not divide is
         filled up with copies of its last image.
@@ -67,5 +75,5 @@ class Placement:
         return self.shared_params, jax.device_put(images, NamedSharding(self.mesh, P("data")))
 
     def place_everywhere(self, images: np.ndarray) -> tuple[Params, jax.Array]:
-        """Returns parameters and images, all of both on every device."""
-        return self.shared_params, jax.device_put(images, NamedSharding(self.mesh, P()))
+        """Returns plain parameters and images, all of both on every device."""
+        return self._everywhere(self.params), self._everywhere(images)

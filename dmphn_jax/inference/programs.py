@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dmphn_jax.errors import out_of_memory
 from dmphn_jax.models import ModelConfig, build, convolutions_for
 from dmphn_jax.models.buckets import BucketConvolutions
+from dmphn_jax.models.conv import PREPARED
 from dmphn_jax.models.convolutions import Convolutions, DilatedConvolutions
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
@@ -38,6 +40,18 @@ class Network(NamedTuple):
     layout: str = "auto"
 
 
+class Prepared(NamedTuple):
+    """Parameters for one network's programs, which take a plain parameter tree as well.
+
+    Attributes:
+      params: those that are used as they are, float32.
+      kernels: what the network's formulation has made of others: `Convolutions.prepare`.
+    """
+
+    params: dict[str, Any]
+    kernels: dict[str, Any]
+
+
 class Programs(NamedTuple):
     """Compiled on first use, each taking (params, images (B, H, W, 3) uint8 or uint16)."""
 
@@ -54,6 +68,47 @@ def whole(network: Network) -> Programs:
         return apply(params, to_network(images))
 
     return Programs(_jit(network, raw), _jit(network, _quantised(network)))
+
+
+@functools.cache
+def prepare(network: Network) -> Callable[[dict[str, Any]], Prepared | dict[str, Any]]:
+    """Returns the program that turns a parameter tree into what the others take.
+
+    What a formulation makes of kernels is then made once, not for every image; where it makes
+    nothing of them, that is the tree itself. The results are the same.
+    """
+    convolutions = _convolutions(network)
+    if not convolutions.prepares:
+        return lambda params: params
+    module = build(network.config, network.precision, convolutions=convolutions)
+
+    def made(params: dict[str, Any]) -> Prepared:
+        # The image is computed too, and dropped by the compiler.
+        _, written = module.apply(
+            {"params": params},
+            jnp.zeros((1, *network.config.multiple, 3)),
+            stages=network.stages,
+            mutable=[PREPARED],
+        )
+        kernels: dict[str, Any] = dict(written).get(PREPARED, {})
+        return Prepared(_without(params, kernels), kernels)
+
+    return jax.jit(made)
+
+
+def _without(params: dict[str, Any], kernels: dict[str, Any]) -> dict[str, Any]:
+    """Returns a parameter tree without the leaves that another tree has."""
+    return {
+        name: _without(value, kernels.get(name, {})) if isinstance(value, dict) else value
+        for name, value in params.items()
+        if isinstance(value, dict) or name not in kernels
+    }
+
+
+def _variables(params: dict[str, Any] | Prepared) -> dict[str, Any]:
+    if isinstance(params, Prepared):
+        return {"params": params.params, PREPARED: params.kernels}
+    return {"params": params}
 
 
 @functools.cache
@@ -90,7 +145,7 @@ def bucket(network: Network) -> jax.stages.Wrapped:
         height, width = images.shape[1:3]
         filling = BucketConvolutions(convolutions, (height, width), (size[0], size[1]))
         module = build(network.config, network.precision, convolutions=filling)
-        output: Any = module.apply({"params": params}, to_network(images), stages=network.stages)
+        output: Any = module.apply(_variables(params), to_network(images), stages=network.stages)
         rows, columns = jnp.arange(height) < size[0], jnp.arange(width) < size[1]
         image = jnp.where((rows[:, None] & columns)[..., None], output.image, 0)
         return from_network(image, images.dtype), _finite(image)
@@ -166,14 +221,14 @@ def _applied(network: Network, **options: Any) -> Any:
     module = build(network.config, network.precision, convolutions=convolutions, **options)
 
     def apply(params: dict[str, Any], images: jax.Array) -> Output:
-        output: Any = module.apply({"params": params}, images, stages=network.stages)
+        output: Any = module.apply(_variables(params), images, stages=network.stages)
         return output
 
     return apply
 
 
 def _convolutions(network: Network) -> Convolutions:
-    return convolutions_for(network.platform, network.layout)
+    return convolutions_for(network.platform, network.layout, inference=network.precision)
 
 
 def _finite(images: jax.Array) -> jax.Array:

@@ -69,12 +69,15 @@ def build(
     from dmphn_jax.models.stack import Stack
     from dmphn_jax.models.vmphn import VMPHN
 
+    convolutions = XLA if convolutions is None else convolutions
+    if dtype == "tf32":
+        dtype, convolutions = "float32", convolutions.in_tf32()
     common = {
         "global_skip": config.global_skip,
         "width": config.width,
         "dtype": jnp.dtype(dtype).type,
         "remat": remat,
-        "convolutions": XLA if convolutions is None else convolutions,
+        "convolutions": convolutions,
     }
     unit: Callable[..., nn.Module]
     if config.family == "dmsn":
@@ -85,10 +88,10 @@ def build(
         unit = functools.partial(
             DMPHN, grids or config.grids, weight_sharing=config.weight_sharing, **common
         )
-    return Stack(unit, config.stages, common["convolutions"])
+    return Stack(unit, config.stages, convolutions)
 
 
-LAYOUTS = ("xla", "folded", "cudnn")
+LAYOUTS = ("xla", "folded", "cudnn", "cudnn-blocks")
 """Formulations of the convolutions that any program can be compiled with."""
 LAYOUT_CHOICES = ("auto", *LAYOUTS)
 """What `convolutions_for` takes."""
@@ -97,10 +100,16 @@ LAYOUT_CHOICES = ("auto", *LAYOUTS)
 def convolutions_named(layout: str) -> Convolutions:
     """Returns the formulation of a name of `LAYOUTS`; raises UserError for another name."""
     from dmphn_jax.models.convolutions import XLA
+    from dmphn_jax.models.cudnn_blocks import CudnnBlocks
     from dmphn_jax.models.cudnn_convolutions import CudnnConvolutions
     from dmphn_jax.models.folded import FoldedConvolutions
 
-    known = {"xla": XLA, "folded": FoldedConvolutions(), "cudnn": CudnnConvolutions()}
+    known = {
+        "xla": XLA,
+        "folded": FoldedConvolutions(),
+        "cudnn": CudnnConvolutions(),
+        "cudnn-blocks": CudnnBlocks(),
+    }
     if layout not in known:
         raise UserError(
             f"layout {layout!r} is not known{nearest(layout, known)}: one of {', '.join(known)}"
@@ -108,13 +117,17 @@ def convolutions_named(layout: str) -> Convolutions:
     return known[layout]
 
 
-def convolutions_for(platform: str, layout: str = "auto") -> Convolutions:
+def convolutions_for(
+    platform: str, layout: str = "auto", *, inference: str | None = None
+) -> Convolutions:
     """Returns the fastest formulation of the convolutions on a platform of JAX, such as "cpu".
 
-    With a `layout` of `LAYOUTS` in place of "auto" it is that one, on any platform.
+    With a `layout` of `LAYOUTS` in place of "auto" it is that one, on any platform. `inference`
+    is the precision of a network that is not trained.
 
     On a CPU the kernels of `cpu_kernels`, compiled at their first use on a machine and loaded here,
-    once per process; on a TPU `folded`, on a GPU `cudnn`; where neither can be had XLA's. The
+    once per process; on a TPU `folded`; on a GPU `cudnn`, for inference in less than float32
+    `cudnn-blocks`; where neither can be had XLA's. The
     choice is that of the entry points: it may run a compiler and reads the environment, which
     tracing a model does not.
     """
@@ -125,7 +138,7 @@ def convolutions_for(platform: str, layout: str = "auto") -> Convolutions:
     if platform == "tpu":
         return convolutions_named("folded")
     if platform in ("gpu", "cuda"):  # JAX has both names
-        return convolutions_named("cudnn")
+        return convolutions_named("cudnn" if inference in (None, "float32") else "cudnn-blocks")
     if platform != "cpu":
         return XLA
     from dmphn_jax import cpu_kernels

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from dmphn_jax.models.convolutions import Convolution, Convolutions
 from dmphn_jax.models.patches import Grid
@@ -44,6 +46,10 @@ class BucketConvolutions(Convolutions):
         """See `Convolutions`."""
         return self.convolutions.decoder
 
+    def in_tf32(self) -> Convolutions:
+        """See `Convolutions`."""
+        return dataclasses.replace(self, tf32=True, convolutions=self.convolutions.in_tf32())
+
     def fold(self, image: jax.Array) -> jax.Array:
         """See `Convolutions`."""
         return self.convolutions.fold(image)
@@ -62,6 +68,23 @@ class BucketConvolutions(Convolutions):
     ) -> jax.Array:
         """See `Convolutions`."""
         return self._bordered(self.convolutions.convolve(kind, x, kernel, bias, residual))
+
+    def prepare(self, kind: Convolution, kernel: jax.Array, dtype: DTypeLike) -> Any:
+        """See `Convolutions`."""
+        return self.convolutions.prepare(kind, kernel, dtype)
+
+    def convolve_prepared(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        prepared: Any,
+        bias: jax.Array,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """See `Convolutions`."""
+        return self._bordered(
+            self.convolutions.convolve_prepared(kind, x, prepared, bias, residual)
+        )
 
     def split(self, x: jax.Array, grid: Grid) -> jax.Array:
         """See `Convolutions`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -51,9 +52,36 @@ class Conv(nn.Module):
         self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False
     ) -> jax.Array:
         """(B, H, W, inputs) -> (B, H', W', features): `Convolutions.convolve`."""
+        precision = None if self.convolutions.tf32 else self.precision
+        kind = Convolution(self.stride, self.transposed, relu, precision, self.output)
         size = 4 if self.transposed else 3
         shape = (size, size, self.inputs, self.features)
-        kernel = self.param("kernel", paper_init, shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        kind = Convolution(self.stride, self.transposed, relu, self.precision, self.output)
-        return self.convolutions.convolve(kind, x, kernel, bias.astype(self.dtype), residual)
+        bias = bias.astype(self.dtype)
+        ready = prepared(
+            self,
+            shape,
+            lambda kernel: self.convolutions.prepare(kind, kernel.astype(self.dtype), x.dtype),
+        )
+        if ready is not None:
+            return self.convolutions.convolve_prepared(kind, x, ready, bias, residual)
+        kernel = self.param("kernel", paper_init, shape, jnp.float32).astype(self.dtype)
+        return self.convolutions.convolve(kind, x, kernel, bias, residual)
+
+
+PREPARED = "prepared"
+"""Flax's collection of what formulations make of kernels before there is an image."""
+
+
+def prepared(module: nn.Module, shape: tuple[int, ...], prepare: Callable[[jax.Array], Any]) -> Any:
+    """Returns what was made of a module's parameter `kernel`; None outside of such programs.
+
+    Where the collection `PREPARED` may be written, it is made, by `prepare`, and kept there.
+    """
+    if not module.is_initializing() and module.is_mutable_collection(PREPARED):
+        ready = prepare(module.param("kernel", paper_init, shape, jnp.float32))
+        if ready is not None:
+            module.put_variable(PREPARED, "kernel", ready)
+    if module.has_variable(PREPARED, "kernel"):
+        return module.get_variable(PREPARED, "kernel")
+    return None

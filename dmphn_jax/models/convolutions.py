@@ -54,10 +54,18 @@ class Convolutions:
     Attributes:
       encoder, decoder: modules in place of `blocks.Encoder` and `blocks.Decoder`, made of
         (width, dtype, convolutions); None for those.
+      prepares: whether `prepare` makes anything.
+      tf32: let a GPU round the factors of float32 products to TF32's 11 bits.
     """
 
     encoder: ClassVar[type[nn.Module] | None] = None
     decoder: ClassVar[type[nn.Module] | None] = None
+    prepares: ClassVar[bool] = False
+    tf32: bool = dataclasses.field(default=False, kw_only=True)
+
+    def in_tf32(self) -> Convolutions:
+        """Returns the same formulation with `tf32`."""
+        return dataclasses.replace(self, tf32=True)
 
     def fold(self, image: jax.Array) -> jax.Array:
         """Returns an image (B, H, W, 3) as it lies between encoders and decoders."""
@@ -103,6 +111,25 @@ class Convolutions:
         """
         y = differentiable(self, kind, x.astype(kernel.dtype), kernel, bias, residual)
         return y if kind.output is None else y.astype(kind.output)
+
+    def prepare(self, kind: Convolution, kernel: jax.Array, dtype: DTypeLike) -> Any:
+        """Returns what `convolve_prepared` takes for a kernel and x's dtype.
+
+        It is what is the same for every image: inference computes it once. None, the default, if
+        there is nothing of the sort.
+        """
+        return None
+
+    def convolve_prepared(
+        self,
+        kind: Convolution,
+        x: jax.Array,
+        prepared: Any,
+        bias: jax.Array,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """`convolve` with what `prepare` has made of the kernel; bias in the kernel's dtype."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -242,20 +269,30 @@ def _transposed(x: jax.Array, kernel: jax.Array, precision: lax.PrecisionLike) -
     Each of the four output phases sees 2x2 of the input, so one 2x2 convolution gives all four
     phases, and no multiplication meets an inserted zero.
     """
-    batch, height, width, channels = x.shape
-    features = kernel.shape[-1]
-    # With a border of one, pixels 2i - 1 and 2i of the output are taps (1, 3) and (0, 2) of the
-    # kernel on inputs (i - 1, i). Axes: tap row, phase row, tap column, phase column, C, D.
-    taps = jnp.flip(jnp.reshape(kernel, (2, 2, 2, 2, channels, features)), (1, 3))
-    taps = jnp.transpose(taps, (0, 2, 4, 1, 3, 5))
     y = lax.conv_general_dilated(
         x,
-        jnp.reshape(taps, (2, 2, channels, 4 * features)),
+        phase_kernel(kernel),
         (1, 1),
         ((1, 1), (1, 1)),
         dimension_numbers=_LAYOUT,
         precision=precision,
     )
-    y = jnp.reshape(y, (batch, height + 1, width + 1, 2, 2, features))
+    return interleaved(y)
+
+
+def phase_kernel(kernel: jax.Array) -> jax.Array:
+    """The 2x2 kernel (2, 2, C, 4*D) of all phases of a transposed convolution's, (4, 4, C, D)."""
+    channels, features = kernel.shape[2:]
+    # With a border of one, pixels 2i - 1 and 2i of the output are taps (1, 3) and (0, 2) of the
+    # kernel on inputs (i - 1, i). Axes: tap row, phase row, tap column, phase column, C, D.
+    taps = jnp.flip(jnp.reshape(kernel, (2, 2, 2, 2, channels, features)), (1, 3))
+    taps = jnp.transpose(taps, (0, 2, 4, 1, 3, 5))
+    return jnp.reshape(taps, (2, 2, channels, 4 * features))
+
+
+def interleaved(y: jax.Array) -> jax.Array:
+    """The phases (B, h + 1, w + 1, 4*D), with a border of one, as pixels (B, 2*h, 2*w, D)."""
+    batch, height, width, features = y.shape
+    y = jnp.reshape(y, (batch, height, width, 2, 2, features // 4))
     y = jnp.transpose(y, (0, 1, 3, 2, 4, 5))
-    return jnp.reshape(y, (batch, 2 * height + 2, 2 * width + 2, features))[:, 1:-1, 1:-1]
+    return jnp.reshape(y, (batch, 2 * height, 2 * width, features // 4))[:, 1:-1, 1:-1]

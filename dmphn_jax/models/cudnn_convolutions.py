@@ -7,6 +7,8 @@ read in the compiled program: docs/plan.md, "GPU".
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,7 +17,13 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
-from dmphn_jax.models.convolutions import Convolution, Convolutions, differentiable
+from dmphn_jax.models.convolutions import (
+    Convolution,
+    Convolutions,
+    differentiable,
+    interleaved,
+    phase_kernel,
+)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _LANES = 8  # channels of 16 bits that tensor cores take at once
@@ -25,78 +33,97 @@ _LANES = 8  # channels of 16 bits that tensor cores take at once
 class CudnnConvolutions(Convolutions):
     """The formulation for NVIDIA's GPUs.
 
-    A transposed convolution is cuDNN's gradient of a strided one. The gradient of a 3x3 convolution
-    with a stride of 1 is a forward one, which adds the gradient of a residual block's other branch
-    while its sums are still in registers. In a network of low precision no features are float32:
+    The gradients of a transposed convolution are those of a strided one. The gradient of a 3x3
+    convolution with a stride of 1 is a forward one, which adds the gradient of a residual block's
+    other branch while its sums are still in registers. In a network of low precision no features are float32:
     images and what is added up to one are two numbers of low precision each, a value's rounding and
     what that left, which together keep 16 bits of it in bfloat16 and 22 in float16.
     """
+
+    prepares = True
 
     def convolve(self, kind, x, kernel, bias, residual=None):
         """See `Convolutions`."""
         return differentiable(self, kind, x, kernel, bias, residual)
 
-    def forward(self, kind, x, kernel, bias, residual):
-        """See `Convolutions`; x, kernel and result may differ in dtype."""
-        low = _low(kind, x, kernel)
+    def prepare(self, kind, kernel, dtype):
+        """See `Convolutions`: the kernel in the order and in the parts that cuDNN reads."""
+        low = _low(kind, dtype, kernel.dtype)
         if kind.transposed:
-            y = _convolve(kind, *_with_bias(x, kernel, bias))
+            return outputs_first(phase_kernel(kernel))
+        if low is None:
+            return outputs_first(kernel)
+        if dtype != low:
+            return outputs_first(twice(kernel, 2, low))
+        return in_two_calls(kernel, low)
+
+    def convolve_prepared(self, kind, x, prepared, bias, residual=None):
+        """See `Convolutions`; x, kernel and result may differ in dtype."""
+        low = _low(kind, x.dtype, bias.dtype)
+        call = functools.partial(_call, kind)
+        if kind.transposed:
+            y = interleaved(call(x, prepared)) + bias
         elif low is None:
-            y = _convolve(kind, x, kernel) + bias
+            y = call(x, prepared) + bias
         elif x.dtype == low:
-            return _to_image(kind, x, kernel) + bias
+            y = to_image(call, x, prepared, len(bias)) + bias
         else:
-            y = _convolve(kind, _parts(x, low), _twice(kernel, 2, low)) + bias.astype(low)
+            y = call(parts(x, low), prepared) + bias.astype(low)
         if residual is not None:
             y = y + residual
         return nn.relu(y) if kind.relu else y
 
+    def forward(self, kind, x, kernel, bias, residual):
+        """See `Convolutions`; x, kernel and result may differ in dtype."""
+        ready = self.prepare(kind, kernel, x.dtype)
+        return self.convolve_prepared(kind, x, ready, bias, residual)
+
     def input_gradient(self, kind, x, kernel, g):
         """See `Convolutions`; the gradient has x's dtype."""
-        low = _low(kind, x, kernel)
+        low = _low(kind, x.dtype, kernel.dtype)
         if low is None:
             return _input_gradient(kind, x.shape, kernel, g)
         if x.dtype == low:
-            return _input_gradient(kind, x.shape, _twice(kernel, 3, low), _parts(g, low))
+            return _input_gradient(kind, x.shape, twice(kernel, 3, low), parts(g, low))
         shape = (*x.shape[:3], _LANES)
-        of_parts = _input_gradient(kind, shape, _twice(kernel, 2, low), g)
+        of_parts = _input_gradient(kind, shape, twice(kernel, 2, low), g)
         return of_parts[..., : x.shape[3]].astype(x.dtype)
 
     def kernel_gradient(self, kind, x, kernel, g):
         """See `Convolutions`; the gradients have the kernel's dtype."""
-        low = _low(kind, x, kernel)
+        low = _low(kind, x.dtype, kernel.dtype)
         of_bias = jnp.sum(g, (0, 1, 2), jnp.float32).astype(kernel.dtype)
         if low is None:
             return _kernel_gradient(kind, x, kernel.shape, g), of_bias
         axis = 3 if x.dtype == low else 2
         shape = list(kernel.shape)
         shape[axis] = _LANES
-        x, g = (x, _parts(g, low)) if axis == 3 else (_parts(x, low), g)
+        x, g = (x, parts(g, low)) if axis == 3 else (parts(x, low), g)
         of_parts = _kernel_gradient(kind, x, tuple(shape), g).astype(kernel.dtype)
         first, second, _ = jnp.split(of_parts, _ends(kernel, axis), axis)
         return first + second, of_bias
 
 
-def _low(kind: Convolution, x: jax.Array, kernel: jax.Array) -> DTypeLike | None:
+def _low(kind: Convolution, x: DTypeLike, kernel: DTypeLike) -> DTypeLike | None:
     """Returns the dtype of the features on one side of a convolution of images; None of others."""
-    output = kernel.dtype if kind.output is None else jnp.dtype(kind.output)
-    features = x.dtype if x.dtype != kernel.dtype else output
-    return None if features == kernel.dtype else features
+    output = kernel if kind.output is None else jnp.dtype(kind.output)
+    features = x if x != kernel else output
+    return None if features == kernel else features
 
 
-def _parts(x: jax.Array, low: DTypeLike) -> jax.Array:
-    """(B, H, W, C) float32 -> (B, H, W, 8): x rounded, what that left, and zeros."""
+def parts(x: jax.Array, low: DTypeLike) -> jax.Array:
+    """(B, H, W, C) float32 -> (B, H, W, 2*C or more): x rounded, what that left, and zeros."""
     high = x.astype(low)
     rest = (x - high.astype(x.dtype)).astype(low)
-    zeros = jnp.zeros((*x.shape[:3], _LANES - 2 * x.shape[3]), low)
+    zeros = jnp.zeros((*x.shape[:3], -2 * x.shape[3] % _LANES), low)
     return jnp.concatenate((high, rest, zeros), 3)
 
 
-def _twice(kernel: jax.Array, axis: int, low: DTypeLike) -> jax.Array:
-    """A kernel for `_parts`: the same for both."""
+def twice(kernel: jax.Array, axis: int, low: DTypeLike) -> jax.Array:
+    """A kernel for `parts`: the same for both."""
     kernel = kernel.astype(low)
     shape = list(kernel.shape)
-    shape[axis] = _LANES - 2 * shape[axis]
+    shape[axis] = -2 * shape[axis] % _LANES
     return jnp.concatenate((kernel, kernel, jnp.zeros(shape, low)), axis)
 
 
@@ -105,47 +132,56 @@ def _ends(kernel: jax.Array, axis: int) -> tuple[int, int]:
     return kernel.shape[axis], 2 * kernel.shape[axis]
 
 
-def _with_bias(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What a transposed convolution takes so that its sums hold the bias: cuDNN's have none.
-
-    A channel of ones is added, and the bias at the kernel's four inner taps: each pixel of the
-    result meets one of them, at a border too. That writes half of what a pass over the result does.
-    """
-    batch, height, width, _ = x.shape
-    inner = jnp.pad(jnp.ones((2, 2, 1, 1), bias.dtype), ((1, 1), (1, 1), (0, 0), (0, 0))) * bias
-    zeros = jnp.zeros((4, 4, _LANES - 1, kernel.shape[3]), kernel.dtype)
-    ones = jnp.broadcast_to(jnp.arange(_LANES) == 0, (batch, height, width, _LANES))
-    return (
-        jnp.concatenate((x, ones.astype(x.dtype)), 3),
-        jnp.concatenate((kernel, inner, zeros), 2),
-    )
+def outputs_first(kernel: jax.Array) -> jax.Array:
+    """(kh, kw, C, D) -> (D, kh, kw, C), in which order cuDNN reads a kernel."""
+    return jnp.transpose(kernel, (3, 0, 1, 2))
 
 
-def _to_image(kind: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of features of low precision, in float32.
+def in_two_calls(kernel: jax.Array, low: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """What `to_image` takes of a float32 kernel (kh, kw, C, D): both (2*D or more, kh, kw, C)."""
+    high = kernel.astype(low)
+    rest = (kernel - high.astype(kernel.dtype)).astype(low)
+    zeros = jnp.zeros((*kernel.shape[:3], -2 * kernel.shape[3] % _LANES), low)
+    first = jnp.concatenate((-high, rest, zeros), 3)
+    again = jnp.concatenate((high, jnp.zeros_like(rest), zeros), 3)
+    return outputs_first(first), outputs_first(again)
+
+
+def to_image(
+    convolve: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernels: tuple[jax.Array, jax.Array],
+    features: int,
+) -> jax.Array:
+    """The convolution of features of low precision, (B, H', W', features) float32.
 
     cuDNN sums in float32 but writes the dtype that it reads. So it sums twice: what the first call
     writes, rounded and negative, is added to the same sums in the second, which leaves what was
     rounded off. Where sums are rounded before that is added, as XLA does it on a CPU, the second
     call gives zeros, and the result is as exact as one call's.
+
+    Args:
+      convolve: the call, of x and a kernel.
+      x: the features.
+      kernels: of `in_two_calls`.
+      features: of the float32 kernel.
     """
-    high = kernel.astype(x.dtype)
-    rest = (kernel - high.astype(kernel.dtype)).astype(x.dtype)
-    zeros = jnp.zeros((*kernel.shape[:3], _LANES - 2 * kernel.shape[3]), x.dtype)
-    rounded = _convolve(kind, x, jnp.concatenate((-high, rest, zeros), 3))
-    again = jnp.concatenate((high, jnp.zeros_like(rest), zeros), 3)
-    left = _convolve(kind, x, again) + rounded
-    of_high, of_rest, _ = jnp.split(left.astype(kernel.dtype), _ends(kernel, 3), 3)
-    return of_high + of_rest - rounded[..., : kernel.shape[3]].astype(kernel.dtype)
+    rounded = convolve(x, kernels[0])
+    left = (convolve(x, kernels[1]) + rounded).astype(jnp.float32)
+    of_high, of_rest = left[..., :features], left[..., features : 2 * features]
+    return of_high + of_rest - rounded[..., :features].astype(jnp.float32)
 
 
-def _convolve(kind: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if not kind.transposed:
-        return _plain(x, kernel, kind.stride, kind.precision)
-    batch, height, width, _ = x.shape
-    shape = (batch, 2 * height, 2 * width, kernel.shape[3])
-    adjoint = _adjoint(kernel)
-    return _transpose(lambda y: _plain(y, adjoint, 2, kind.precision), shape, x)
+def _call(kind: Convolution, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with a prepared kernel, (D, kh, kw, C), 3x3 or the phases' 2x2."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (kind.stride, kind.stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
+        precision=kind.precision,
+    )
 
 
 def _input_gradient(kind: Convolution, shape, kernel: jax.Array, g: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dmphn_jax.data.resident_feed import MEMORY_SHARE, cut_crops
-from dmphn_jax.inference.programs import Network, by_rows, shared, whole
+from dmphn_jax.inference.programs import Network, by_rows, prepare, shared, whole
 from dmphn_jax.models import (
     LAYOUTS,
     build,
@@ -113,7 +113,7 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
     model = zoo.get(request.model)
     height, width = (-(-side // unit) * unit for side, unit in zip(request.size, model.multiple))
     platform = machine.chip.platform
-    layout, _ = _formulation(request.layout or "auto", machine)
+    layout, _ = _formulation(request.layout or "auto", machine, inference=request.precision)
     network = Network(model, request.precision, model.stages, platform, layout)
     images_lie = PartitionSpec("data")
     if request.split_rows:
@@ -124,6 +124,8 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
         program = whole(network).quantised if mesh.size == 1 else shared(network, mesh)
         local = batch // mesh.size
     params = parameter_shapes(model)
+    if not request.split_rows:
+        params = jax.eval_shape(prepare(network), params)
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
     traced = program.trace(
         _placed(params, mesh, PartitionSpec()), _placed(images, mesh, images_lie)
@@ -143,9 +145,11 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
     )
 
 
-def _formulation(layout: str, machine: Machine) -> tuple[str, Convolutions]:
+def _formulation(
+    layout: str, machine: Machine, inference: str | None = None
+) -> tuple[str, Convolutions]:
     """Returns the layout's name and the formulation: what is asked for, or the platform's own."""
-    chosen = convolutions_for(machine.chip.platform, layout)
+    chosen = convolutions_for(machine.chip.platform, layout, inference=inference)
     return next(name for name in LAYOUTS if convolutions_named(name) == chosen), chosen
 
 

@@ -17,7 +17,7 @@ from dmphn_jax.training import experiments, ranges
 from dmphn_jax.training.losses import LOSSES
 from dmphn_jax.training.optimizer import OPTIMIZERS, SCHEDULES, OptimizerOptions
 
-COMPUTE_DTYPES = ("float32", "bfloat16")  # of training; float16 would need loss scaling
+COMPUTE_DTYPES = ("float32", "tf32", "bfloat16")  # of training; float16 would need loss scaling
 MISSING = {  # what stages that `init_from` lacks begin with
     "last": "copies of the last stage",
     "random": "random weights",

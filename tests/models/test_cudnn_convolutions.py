@@ -13,6 +13,7 @@ from dmphn_jax.models.convolutions import XLA, Convolution
 from tests.support.networks import random_image, random_params
 
 CUDNN = convolutions_named("cudnn")
+BLOCKS = convolutions_named("cudnn-blocks")
 EXACT = jax.lax.Precision.HIGHEST
 KINDS = [
     Convolution(relu=True, precision=EXACT),
@@ -67,11 +68,20 @@ def outcome(config, params, x, dtype, convolutions):
     return run(params)
 
 
-@pytest.mark.parametrize("name", ["stack2_dmphn_1_2_ws", "dmsn_2"])
-def test_float32_models_are_the_plain_ones(name):
+@pytest.mark.parametrize(
+    ("name", "formulation"),
+    [
+        ("stack2_dmphn_1_2_ws", CUDNN),
+        ("dmsn_2", CUDNN),
+        ("dmphn_1_2", BLOCKS),
+        ("dmphn_1_2_ws", BLOCKS.in_tf32()),  # on a CPU that is float32
+    ],
+    ids=["stack", "dmsn", "blocks", "tf32"],
+)
+def test_float32_models_are_the_plain_ones(name, formulation):
     config = dataclasses.replace(zoo.get(name), width=4)
     params, x = random_params(config), random_image()
-    ours, theirs = (outcome(config, params, x, "float32", c) for c in (CUDNN, XLA))
+    ours, theirs = (outcome(config, params, x, "float32", c) for c in (formulation, XLA))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert_close(a, b, 5e-6)
 
@@ -110,12 +120,16 @@ def test_convolutions_of_images_cost_one_rounding(dtype, share):
             assert_close(a, b, 2 * share)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_low_precision_is_as_close_as_the_plain_one(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "formulation"),
+    [("bfloat16", CUDNN), ("float16", CUDNN), ("float16", BLOCKS)],
+    ids=["bfloat16", "float16", "blocks"],
+)
+def test_low_precision_is_as_close_as_the_plain_one(dtype, formulation):
     config = dataclasses.replace(zoo.get("dmphn_1"), width=8)
     params, x = random_params(config), random_image()
     exact = jax.tree.leaves(outcome(config, params, x, "float32", XLA))
-    ours, theirs = (jax.tree.leaves(outcome(config, params, x, dtype, c)) for c in (CUDNN, XLA))
+    ours, theirs = (jax.tree.leaves(outcome(config, params, x, dtype, c)) for c in (formulation, XLA))
 
     def error(leaves):
         shares = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(leaves, exact)]

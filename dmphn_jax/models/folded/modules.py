@@ -58,7 +58,7 @@ class Conv(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))) on the stream's plane, by way of another.
 
-    Both end where images do that do not fill their arrays: `_ends`.
+    Both end where images do that do not fill their arrays: `ends`.
     """
 
     dtype: Any = jnp.float32
@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
         return x + ended(outside_zero(y, plane, strips), plane)
 
 
-def _ends(convolutions: Convolutions, height: int, width: int, strips: int) -> Ended:
+def ends(convolutions: Convolutions, height: int, width: int, strips: int) -> Ended:
     """Returns what sets to zero what lies behind images that do not fill (height, width) arrays."""
     filled = convolutions.filled(height, width)
     if filled is None:
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
         precision = feature_precision(self.dtype)
-        ended = _ends(self.convolutions, height, width, strips)
+        ended = ends(self.convolutions, height, width, strips)
 
         def blocks(x, i, *where):
             x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips, ended)
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
         strips = strip_count(batch, width)
         p = planes(height, width // strips, int(strips > 1))
         precision = feature_precision(self.dtype)
-        ended = _ends(self.convolutions, height, width, strips)
+        ended = ends(self.convolutions, height, width, strips)
 
         def blocks(x, i, *where):
             x = ResidualBlock(self.dtype, name=f"block_{i}")(x, *where, strips, ended)

@@ -1,0 +1,181 @@
+"""What the time of a program on a GPU goes into: kernels by kind, from JAX's profiler.
+
+    python tools/device_profile.py --precisions float32,bfloat16 --layouts cudnn,xla
+    python tools/device_profile.py --mode training --batch 8 --json profile.json
+
+Weights and images are random, as those of `dmphn benchmark`. The times of the kernels are the
+device's own; beside them stands the time of a call by the clock, when several are queued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dmphn_jax.benchmarking import jax_cases
+from dmphn_jax.models import init_params, zoo
+
+_CALLS = 5  # that are profiled
+# Kinds of kernels by their names, the first that fits.
+_KINDS = [
+    ("convolution", re.compile(r"conv|xmma|implicit|wgrad|dgrad|fprop|cudnn|cutlass|gemm|gcgemm")),
+    ("copy", re.compile(r"memcpy|memset|copy", re.IGNORECASE)),
+]
+_LAYOUT = re.compile(r"nchw|nhwc|transpose", re.IGNORECASE)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Profiles every program asked for and prints a table of each."""
+    options = _parser().parse_args(arguments)
+    device = jax.devices()[0]
+    print(f"{device.device_kind}, jax {jax.__version__}, {options.model}, {options.mode}")
+    found = []
+    for layout in options.layouts.split(","):
+        for precision in options.precisions.split(","):
+            report = _profile(options, layout, precision, device)
+            found.append(report)
+            _show(report, options.top)
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="dmphn_1_2_4")
+    parser.add_argument("--mode", choices=("inference", "training"), default="inference")
+    parser.add_argument("--size", default=None, help="HxW (720x1280; training 256x256)")
+    parser.add_argument("--batch", type=int, default=None, help="(1; training 8)")
+    parser.add_argument("--precisions", default="bfloat16")
+    parser.add_argument("--layouts", default="auto")
+    parser.add_argument("--top", type=int, default=12, help="kernels to name (12)")
+    parser.add_argument("--json", help="write everything there")
+    return parser
+
+
+def _profile(options: Any, layout: str, precision: str, device: jax.Device) -> dict[str, Any]:
+    training = options.mode == "training"
+    batch = options.batch or (8 if training else 1)
+    size = options.size or ("256x256" if training else "720x1280")
+    height, width = map(int, size.split("x"))
+    config = zoo.get(options.model)
+    params = init_params(config, seed=0)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, batch, height, width, 3), np.uint8)
+    if training:
+        contender = jax_cases.training(
+            config, params, *images, precision=precision, device=device, layout=layout
+        )
+    else:
+        contender = jax_cases.inference(
+            config,
+            params,
+            images[0],
+            stages=None,
+            precision=precision,
+            device=device,
+            layout=layout,
+        )
+    case = contender.case
+    for _ in range(3):
+        case.run()
+    call_ms = _clock(case, 20)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            _clock(case, _CALLS)
+        kernels = list(_kernels(Path(folder)))
+    memory = contender.memory()
+    return {
+        "model": options.model,
+        "mode": options.mode,
+        "size": size,
+        "batch": batch,
+        "layout": layout,
+        "precision": precision,
+        "device": device.device_kind,
+        "call_ms": call_ms,
+        "compile_s": contender.compile_s,
+        "memory": memory,
+        "kernels": _summed(kernels),
+    }
+
+
+def _clock(case: Any, calls: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(calls):
+        pending = case.start()
+    case.wait(pending)
+    return 1000 * (time.perf_counter() - begun) / calls
+
+
+def _kernels(folder: Path) -> Iterator[tuple[str, str, float]]:
+    """Yields (name of the kernel, of XLA's operation, milliseconds) of all that the device ran."""
+    for file in folder.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            if not plane.name.startswith("/device:GPU"):
+                continue
+            for line in plane.lines:
+                if not line.name.startswith("Stream"):
+                    continue
+                for event in line.events:
+                    stats = dict(event.stats)
+                    operation = str(stats.get("hlo_op", stats.get("tf_op", "")))
+                    yield event.name, operation, event.duration_ns / 1e6
+
+
+def _summed(kernels: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:
+    """Returns a dict per kernel's name: `kind`, `ms` and `count` of a call, longest first."""
+    total: dict[str, float] = collections.Counter()
+    count: dict[str, int] = collections.Counter()
+    operations: dict[str, set[str]] = collections.defaultdict(set)
+    for name, operation, milliseconds in kernels:
+        total[name] += milliseconds
+        count[name] += 1
+        operations[name].add(operation)
+    return [
+        {
+            "name": name,
+            "kind": _kind(name),
+            "ms": total[name] / _CALLS,
+            "count": count[name] / _CALLS,
+            "operations": sorted(operations[name])[:4],
+        }
+        for name in sorted(total, key=total.__getitem__, reverse=True)
+    ]
+
+
+def _kind(name: str) -> str:
+    if _LAYOUT.search(name) and not re.search("xmma|implicit|fprop|dgrad|wgrad", name):
+        return "layout"
+    return next((kind for kind, pattern in _KINDS if pattern.search(name)), "other")
+
+
+def _show(report: dict[str, Any], top: int) -> None:
+    kernels = report["kernels"]
+    kinds: Callable[[str], float] = lambda kind: sum(k["ms"] for k in kernels if k["kind"] == kind)
+    parts = ", ".join(
+        f"{kind} {kinds(kind):.2f}" for kind in ("convolution", "layout", "copy", "other")
+    )
+    print(
+        f"\n== {report['layout']} {report['precision']} {report['batch']}x{report['size']}: "
+        f"{report['call_ms']:.2f} ms a call, kernels {sum(k['ms'] for k in kernels):.2f} ({parts}); "
+        f"compiled in {report['compile_s']:.1f} s; memory {report['memory']}"
+    )
+    for kernel in kernels[:top]:
+        print(
+            f"{kernel['ms']:8.3f} ms {kernel['count']:6.1f}x {kernel['kind'][:5]:5} "
+            f"{kernel['name'][:110]} {kernel['operations'][0][:40]}"
+        )
+
+
+if __name__ == "__main__":
+    main()
