@@ -44,12 +44,12 @@ class Prepared(NamedTuple):
     """Parameters for one network's programs, which take a plain parameter tree as well.
 
     Attributes:
-      params: those that are used as they are, float32.
-      kernels: what the network's formulation has made of others: `Convolutions.prepare`.
+      params: those that are used as they are, float32; of most networks none.
+      ready: what the network's formulation has made of the others: `Convolutions.prepare`.
     """
 
     params: dict[str, Any]
-    kernels: dict[str, Any]
+    ready: dict[str, Any]
 
 
 class Programs(NamedTuple):
@@ -90,24 +90,25 @@ def prepare(network: Network) -> Callable[[dict[str, Any]], Prepared | dict[str,
             stages=network.stages,
             mutable=[PREPARED],
         )
-        kernels: dict[str, Any] = dict(written).get(PREPARED, {})
-        return Prepared(_without(params, kernels), kernels)
+        ready: dict[str, Any] = written[PREPARED]
+        return Prepared(_unprepared(params, ready), ready)
 
     return jax.jit(made)
 
 
-def _without(params: dict[str, Any], kernels: dict[str, Any]) -> dict[str, Any]:
-    """Returns a parameter tree without the leaves that another tree has."""
+def _unprepared(params: dict[str, Any], ready: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of modules that have nothing in the other tree."""
+    if "ready" in ready:
+        return {}
     return {
-        name: _without(value, kernels.get(name, {})) if isinstance(value, dict) else value
+        name: _unprepared(value, ready.get(name, {})) if isinstance(value, dict) else value
         for name, value in params.items()
-        if isinstance(value, dict) or name not in kernels
     }
 
 
 def _variables(params: dict[str, Any] | Prepared) -> dict[str, Any]:
     if isinstance(params, Prepared):
-        return {"params": params.params, PREPARED: params.kernels}
+        return {"params": params.params, PREPARED: params.ready}
     return {"params": params}
 
 

@@ -69,22 +69,21 @@ class BucketConvolutions(Convolutions):
         """See `Convolutions`."""
         return self._bordered(self.convolutions.convolve(kind, x, kernel, bias, residual))
 
-    def prepare(self, kind: Convolution, kernel: jax.Array, dtype: DTypeLike) -> Any:
+    def prepare(
+        self, kind: Convolution, kernel: jax.Array, bias: jax.Array, dtype: DTypeLike
+    ) -> Any:
         """See `Convolutions`."""
-        return self.convolutions.prepare(kind, kernel, dtype)
+        return self.convolutions.prepare(kind, kernel, bias, dtype)
 
     def convolve_prepared(
         self,
         kind: Convolution,
         x: jax.Array,
         prepared: Any,
-        bias: jax.Array,
         residual: jax.Array | None = None,
     ) -> jax.Array:
         """See `Convolutions`."""
-        return self._bordered(
-            self.convolutions.convolve_prepared(kind, x, prepared, bias, residual)
-        )
+        return self._bordered(self.convolutions.convolve_prepared(kind, x, prepared, residual))
 
     def split(self, x: jax.Array, grid: Grid) -> jax.Array:
         """See `Convolutions`."""

@@ -56,32 +56,41 @@ class Conv(nn.Module):
         kind = Convolution(self.stride, self.transposed, relu, precision, self.output)
         size = 4 if self.transposed else 3
         shape = (size, size, self.inputs, self.features)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        bias = bias.astype(self.dtype)
-        ready = prepared(
-            self,
-            shape,
-            lambda kernel: self.convolutions.prepare(kind, kernel.astype(self.dtype), x.dtype),
-        )
+
+        def prepare(kernel: jax.Array, bias: jax.Array) -> Any:
+            cast = kernel.astype(self.dtype), bias.astype(self.dtype)
+            return self.convolutions.prepare(kind, *cast, x.dtype)
+
+        ready = prepared(self, shape, prepare)
         if ready is not None:
-            return self.convolutions.convolve_prepared(kind, x, ready, bias, residual)
-        kernel = self.param("kernel", paper_init, shape, jnp.float32).astype(self.dtype)
+            return self.convolutions.convolve_prepared(kind, x, ready, residual)
+        kernel, bias = (leaf.astype(self.dtype) for leaf in parameters(self, shape))
         return self.convolutions.convolve(kind, x, kernel, bias, residual)
 
 
+def parameters(module: nn.Module, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Returns a module's `kernel` (kh, kw, C, D), of this shape, and `bias` (D), both float32."""
+    kernel = module.param("kernel", paper_init, shape, jnp.float32)
+    return kernel, module.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
+
+
 PREPARED = "prepared"
-"""Flax's collection of what formulations make of kernels before there is an image."""
+"""Flax's collection of what formulations make of parameters before there is an image."""
 
 
-def prepared(module: nn.Module, shape: tuple[int, ...], prepare: Callable[[jax.Array], Any]) -> Any:
-    """Returns what was made of a module's parameter `kernel`; None outside of such programs.
+def prepared(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    prepare: Callable[[jax.Array, jax.Array], Any],
+) -> Any:
+    """Returns what was made of a module's `parameters`; None outside of such programs.
 
     Where the collection `PREPARED` may be written, it is made, by `prepare`, and kept there.
     """
     if not module.is_initializing() and module.is_mutable_collection(PREPARED):
-        ready = prepare(module.param("kernel", paper_init, shape, jnp.float32))
+        ready = prepare(*parameters(module, shape))
         if ready is not None:
-            module.put_variable(PREPARED, "kernel", ready)
-    if module.has_variable(PREPARED, "kernel"):
-        return module.get_variable(PREPARED, "kernel")
+            module.put_variable(PREPARED, "ready", ready)
+    if module.has_variable(PREPARED, "ready"):
+        return module.get_variable(PREPARED, "ready")
     return None

@@ -112,8 +112,10 @@ class Convolutions:
         y = differentiable(self, kind, x.astype(kernel.dtype), kernel, bias, residual)
         return y if kind.output is None else y.astype(kind.output)
 
-    def prepare(self, kind: Convolution, kernel: jax.Array, dtype: DTypeLike) -> Any:
-        """Returns what `convolve_prepared` takes for a kernel and x's dtype.
+    def prepare(
+        self, kind: Convolution, kernel: jax.Array, bias: jax.Array, dtype: DTypeLike
+    ) -> Any:
+        """Returns what `convolve_prepared` takes for a kernel, a bias and x's dtype.
 
         It is what is the same for every image: inference computes it once. None, the default, if
         there is nothing of the sort.
@@ -125,10 +127,9 @@ class Convolutions:
         kind: Convolution,
         x: jax.Array,
         prepared: Any,
-        bias: jax.Array,
         residual: jax.Array | None = None,
     ) -> jax.Array:
-        """`convolve` with what `prepare` has made of the kernel; bias in the kernel's dtype."""
+        """`convolve` with what `prepare` has made of kernel and bias."""
         raise NotImplementedError
 
     def forward(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmphn_jax.models import blocks
-from dmphn_jax.models.conv import Conv, paper_init, prepared
+from dmphn_jax.models.conv import Conv, parameters, prepared
 from dmphn_jax.models.convolutions import Convolutions
 from dmphn_jax.models.cudnn_convolutions import (
     CudnnConvolutions,
@@ -113,14 +113,15 @@ class BlockConv(nn.Module):
         """
         rows, columns = (taps(a, b, self.kind) for a, b in zip(source, target))
         low = self.dtype if self.image and self.dtype != jnp.float32 else None
+        pixels = target.pixels
 
-        def prepare(kernel: jax.Array) -> Any:
-            placed = place_kernel(kernel, rows.place, columns.place)
+        def prepare(kernel: jax.Array, bias: jax.Array) -> Any:
+            placed, bias = place_kernel(kernel, rows.place, columns.place), jnp.tile(bias, pixels)
             if low is None:
-                return outputs_first(placed.astype(self.dtype))
+                return outputs_first(placed.astype(self.dtype)), bias.astype(self.dtype)
             if self.image == "out":
-                return in_two_calls(placed, low)
-            return outputs_first(twice(placed, 2, low))
+                return in_two_calls(placed, low), bias
+            return outputs_first(twice(placed, 2, low)), bias.astype(low)
 
         def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return lax.conv_general_dilated(
@@ -134,16 +135,10 @@ class BlockConv(nn.Module):
 
         size = 4 if self.kind == "up" else 3
         shape = (size, size, x.shape[-1] // source.pixels, self.features)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        bias = jnp.tile(bias, target.pixels)
-        ready = prepared(self, shape, prepare)
-        if ready is None:
-            ready = prepare(self.param("kernel", paper_init, shape, jnp.float32))
-        if low is not None and self.image == "out":
-            return to_image(call, x, ready, len(bias)) + bias
-        if low is not None:
-            x = parts(x, low)
-        y = call(x, ready) + bias.astype(self.dtype)
+        kernel, bias = prepared(self, shape, prepare) or prepare(*parameters(self, shape))
+        if isinstance(kernel, tuple):
+            return to_image(call, x, kernel, len(bias)) + bias
+        y = call(x if low is None else parts(x, low), kernel) + bias
         if residual is not None:
             y = y + residual
         return nn.relu(y) if relu else y

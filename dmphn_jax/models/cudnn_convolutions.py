@@ -46,37 +46,35 @@ class CudnnConvolutions(Convolutions):
         """See `Convolutions`."""
         return differentiable(self, kind, x, kernel, bias, residual)
 
-    def prepare(self, kind, kernel, dtype):
+    def prepare(self, kind, kernel, bias, dtype):
         """See `Convolutions`: the kernel in the order and in the parts that cuDNN reads."""
         low = _low(kind, dtype, kernel.dtype)
         if kind.transposed:
-            return outputs_first(phase_kernel(kernel))
+            return outputs_first(phase_kernel(kernel)), jnp.tile(bias, 4)
         if low is None:
-            return outputs_first(kernel)
+            return outputs_first(kernel), bias
         if dtype != low:
-            return outputs_first(twice(kernel, 2, low))
-        return in_two_calls(kernel, low)
+            return outputs_first(twice(kernel, 2, low)), bias.astype(low)
+        return in_two_calls(kernel, low), bias
 
-    def convolve_prepared(self, kind, x, prepared, bias, residual=None):
+    def convolve_prepared(self, kind, x, prepared, residual=None):
         """See `Convolutions`; x, kernel and result may differ in dtype."""
-        low = _low(kind, x.dtype, bias.dtype)
+        kernel, bias = prepared
         call = functools.partial(_call, kind)
-        if kind.transposed:
-            y = interleaved(call(x, prepared)) + bias
-        elif low is None:
-            y = call(x, prepared) + bias
-        elif x.dtype == low:
-            y = to_image(call, x, prepared, len(bias)) + bias
+        if isinstance(kernel, tuple):
+            y = to_image(call, x, kernel, len(bias)) + bias
         else:
-            y = call(parts(x, low), prepared) + bias.astype(low)
+            y = call(x if x.dtype == kernel.dtype else parts(x, kernel.dtype), kernel) + bias
+        if kind.transposed:
+            y = interleaved(y)
         if residual is not None:
             y = y + residual
         return nn.relu(y) if kind.relu else y
 
     def forward(self, kind, x, kernel, bias, residual):
         """See `Convolutions`; x, kernel and result may differ in dtype."""
-        ready = self.prepare(kind, kernel, x.dtype)
-        return self.convolve_prepared(kind, x, ready, bias, residual)
+        ready = self.prepare(kind, kernel, bias, x.dtype)
+        return self.convolve_prepared(kind, x, ready, residual)
 
     def input_gradient(self, kind, x, kernel, g):
         """See `Convolutions`; the gradient has x's dtype."""

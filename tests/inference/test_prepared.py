@@ -27,13 +27,12 @@ def test_programs_give_the_same_of_prepared_parameters(layout, precision):
     # XLA on a CPU may sum what it has turned round itself in another order.
     bound = 2 if precision == "float32" else 0.002 * 65535
     assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= bound
-    # Of the stage that runs every kernel is there, in the order of cuDNN, and no other.
-    kernels = dict(jax.tree_util.tree_leaves_with_path(ready.kernels))
-    assert len(kernels) == 2 * (30 + (precision == "float16"))  # the last one's are two
-    assert {leaf.dtype.name for leaf in kernels.values()} == {precision}
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(ready[0])]
-    assert sum("kernel" in name for name in names if "stage_1" in name) == 0
-    assert not any("stage_2" in jax.tree_util.keystr(path) for path in kernels)
+    # Of the stage that runs every kernel and bias is there, and nothing of the other.
+    leaves = jax.tree_util.tree_leaves_with_path(ready.ready)
+    assert len(leaves) == 2 * (60 + (precision == "float16"))  # the last one's kernels are two
+    assert {leaf.dtype.name for _, leaf in leaves if leaf.ndim == 4} == {precision}
+    assert not any("stage_2" in jax.tree_util.keystr(path) for path, _ in leaves)
+    assert not jax.tree.leaves(ready.params["stage_1"])
 
 
 def test_other_formulations_take_parameters_as_they_are():
