@@ -13,9 +13,10 @@ import argparse
 import collections
 import json
 import re
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,19 @@ from dmphn_jax.models import init_params, zoo
 
 _CALLS = 5  # that are profiled
 # Kinds of kernels by their names, the first that fits.
-_KINDS = [
-    ("convolution", re.compile(r"conv|xmma|implicit|wgrad|dgrad|fprop|cudnn|cutlass|gemm|gcgemm")),
-    ("copy", re.compile(r"memcpy|memset|copy", re.IGNORECASE)),
-]
-_LAYOUT = re.compile(r"nchw|nhwc|transpose", re.IGNORECASE)
+_KINDS = {
+    "convolution": re.compile("xmma|implicit|wgrad|dgrad|fprop|conv(?!ert)|cutlass|gemm"),
+    "layout": re.compile("nchw|nhwc|transpose", re.IGNORECASE),
+    "copy": re.compile("memcpy|memset|copy", re.IGNORECASE),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Profiles every program asked for and prints a table of each."""
     options = _parser().parse_args(arguments)
     device = jax.devices()[0]
+    if device.platform != "gpu":
+        sys.exit(f"the first device is a {device.platform}: this reads the profile of a GPU")
     print(f"{device.device_kind}, jax {jax.__version__}, {options.model}, {options.mode}")
     found = []
     for layout in options.layouts.split(","):
@@ -154,26 +157,25 @@ def _summed(kernels: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:
 
 
 def _kind(name: str) -> str:
-    if _LAYOUT.search(name) and not re.search("xmma|implicit|fprop|dgrad|wgrad", name):
-        return "layout"
-    return next((kind for kind, pattern in _KINDS if pattern.search(name)), "other")
+    return next((kind for kind, pattern in _KINDS.items() if pattern.search(name)), "other")
 
 
 def _show(report: dict[str, Any], top: int) -> None:
     kernels = report["kernels"]
-    kinds: Callable[[str], float] = lambda kind: sum(k["ms"] for k in kernels if k["kind"] == kind)
-    parts = ", ".join(
-        f"{kind} {kinds(kind):.2f}" for kind in ("convolution", "layout", "copy", "other")
-    )
+    by_kind: dict[str, float] = collections.Counter()
+    for kernel in kernels:
+        by_kind[kernel["kind"]] += kernel["ms"]
+    parts = ", ".join(f"{kind} {ms:.2f}" for kind, ms in sorted(by_kind.items()))
     print(
-        f"\n== {report['layout']} {report['precision']} {report['batch']}x{report['size']}: "
-        f"{report['call_ms']:.2f} ms a call, kernels {sum(k['ms'] for k in kernels):.2f} ({parts}); "
-        f"compiled in {report['compile_s']:.1f} s; memory {report['memory']}"
+        f"\n{report['layout']}, {report['precision']}, {report['batch']} of {report['size']}: "
+        f"{report['call_ms']:.2f} ms a call, kernels {sum(by_kind.values()):.2f} ({parts}); "
+        f"compiled in {report['compile_s']:.1f} s\n"
     )
     for kernel in kernels[:top]:
+        operation = next(iter(kernel["operations"]), "")
         print(
-            f"{kernel['ms']:8.3f} ms {kernel['count']:6.1f}x {kernel['kind'][:5]:5} "
-            f"{kernel['name'][:110]} {kernel['operations'][0][:40]}"
+            f"{kernel['ms']:8.3f} ms {kernel['count']:6.1f}x  {kernel['kind']:11} "
+            f"{kernel['name'][:100]}  {operation[:40]}"
         )
 
 

@@ -263,7 +263,7 @@ class Deblurrer:
         return Output(stages, levels, raw.features)
 
     def place(self, images: np.ndarray) -> tuple[Any, jax.Array]:
-        """Returns what the programs take: parameters and images on the devices that compute: one, or all sharing a batch.
+        """Returns what the programs take: parameters and images, on one device or all of a batch.
 
         `images` is uint8 or uint16 (B, H, W, 3), of a size the patch grid divides. A batch that the
         devices do not divide is filled up with copies of its last image.

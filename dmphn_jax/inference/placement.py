@@ -29,7 +29,7 @@ class Placement:
     def __init__(
         self, params: Params, devices: Sequence[jax.Device], prepare: Callable[[Params], Any]
     ) -> None:
-        """Takes `prepare`, what makes of parameters that which programs take: `programs.prepare`."""
+        """Takes `prepare`, which makes of parameters what programs take: `programs.prepare`."""
         self.devices = tuple(devices)
         self.mesh = data_mesh(self.devices)
         self.params: Params = jax.device_put(params, self.devices[0])
@@ -60,7 +60,7 @@ class Placement:
         return jax.device_put(tree, NamedSharding(self.mesh, P()))
 
     def place(self, images: np.ndarray, device: jax.Device | None = None) -> tuple[Any, jax.Array]:
-        """Returns prepared parameters and images (B, H, W, 3) on one device, or all sharing a batch.
+        """Returns prepared parameters and images (B, H, W, 3), on one device or all of a batch.
 
         A single image goes to `device`, or the first. A batch that the devices do not divide is
         filled up with copies of its last image.

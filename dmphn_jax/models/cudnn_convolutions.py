@@ -35,9 +35,9 @@ class CudnnConvolutions(Convolutions):
 
     The gradients of a transposed convolution are those of a strided one. The gradient of a 3x3
     convolution with a stride of 1 is a forward one, which adds the gradient of a residual block's
-    other branch while its sums are still in registers. In a network of low precision no features are float32:
-    images and what is added up to one are two numbers of low precision each, a value's rounding and
-    what that left, which together keep 16 bits of it in bfloat16 and 22 in float16.
+    other branch while its sums are still in registers. In a network of low precision no features
+    are float32: images and what is added up to one are two numbers of low precision each, a value's
+    rounding and what that left, which together keep 16 bits of it in bfloat16 and 22 in float16.
     """
 
     prepares = True

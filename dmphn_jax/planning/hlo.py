@@ -43,6 +43,8 @@ class Operation:
       opcode: such as "fusion", "copy", "all-reduce"; of a custom call its target.
       shapes: (dtype, dimensions) of every array of its result; none of what ends an asynchronous
         operation, whose start has them.
+      bytes: of its result, without the padding of the device's tiles; of an update in place those
+        of the part.
       read: bytes of its operands, without the padding of the device's tiles.
       traffic: bytes that it reads from and writes to the device's memory; what lies in a TPU's own
         memory is left out. Of a slice, a gather or an update in place only the part counts; other
@@ -60,6 +62,7 @@ class Operation:
     name: str
     opcode: str
     shapes: Shapes
+    bytes: int
     read: int
     traffic: int
     times: int
@@ -68,11 +71,6 @@ class Operation:
     moves: bool
     convolution: bool
     group: int | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Of its result, without the padding of the device's tiles."""
-        return _size(self.shapes)
 
     @property
     def elements(self) -> int:
@@ -211,11 +209,7 @@ def _traffic(raw: _Raw, operands: list[_Raw | None], computations: dict[str, lis
         sides = sum("S(1)" not in layout for layout in raw.layouts[:2])
         return sides * _size(_results(raw))
     lines = _inside(raw, computations) or [raw]
-    by_name = {line.name: line for line in lines}
-    written = _outside(raw)
-    if lines[-1].opcode == "dynamic-update-slice":
-        update = by_name.get(lines[-1].operands[1]) or _at(operands, 1)
-        written = min(written, _size(update.shapes) if update else written)
+    written = int(min(_outside(raw), _updated(raw, operands, computations)))
     read = 0
     for index, operand in enumerate(operands):
         if operand is not None:
@@ -223,6 +217,16 @@ def _traffic(raw: _Raw, operands: list[_Raw | None], computations: dict[str, lis
             whole = _outside(operand)
             read += whole if parts is None else min(whole, parts)
     return written + read
+
+
+def _updated(raw: _Raw, operands: list[_Raw | None], computations: dict[str, list[_Raw]]) -> float:
+    """Returns the bytes that an update in place writes; infinity for all else."""
+    lines = _inside(raw, computations) or [raw]
+    if lines[-1].opcode != "dynamic-update-slice":
+        return math.inf
+    by_name = {line.name: line for line in lines}
+    update = by_name.get(lines[-1].operands[1]) or _at(operands, 1)
+    return _size(update.shapes) if update else math.inf
 
 
 def _at(operands: list[_Raw | None], index: int) -> _Raw | None:
@@ -298,6 +302,7 @@ def _operation(
         name=raw.name,
         opcode=target[1] if target else raw.opcode,
         shapes=_results(raw),
+        bytes=int(min(_size(_results(raw)), _updated(raw, operands, computations))),
         read=sum(_size(part.shapes) for part in operands if part),
         traffic=_traffic(raw, operands, computations),
         times=times,

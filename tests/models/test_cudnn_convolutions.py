@@ -129,7 +129,9 @@ def test_low_precision_is_as_close_as_the_plain_one(dtype, formulation):
     config = dataclasses.replace(zoo.get("dmphn_1"), width=8)
     params, x = random_params(config), random_image()
     exact = jax.tree.leaves(outcome(config, params, x, "float32", XLA))
-    ours, theirs = (jax.tree.leaves(outcome(config, params, x, dtype, c)) for c in (formulation, XLA))
+    ours, theirs = (
+        jax.tree.leaves(outcome(config, params, x, dtype, c)) for c in (formulation, XLA)
+    )
 
     def error(leaves):
         shares = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(leaves, exact)]

@@ -186,13 +186,15 @@ def test_a_gpu_runs_each_convolution_as_one_call_of_cudnn(tmp_path):
     made = json.loads((tmp_path / "plan.json").read_text())
     text = (tmp_path / "plan.txt").read_text()
     assert collections.Counter(re.findall(r"__cudnn\$conv(\w+)", text)) == {
-        "BiasActivationForward": 28,  # one of them the second of the two that give the image
+        "BiasActivationForward": 30,  # one of them the second of the two that give the image
         "Forward": 1,
-        "BackwardInput": 2,  # the transposed ones
     }
+    assert made["layout"] == "cudnn-blocks"
     assert not re.search(r"f32\[1,\d+,\d+,(32|64|128)\]", text)
     assert made["moves"] == 0
-    assert made["other_bytes"] < 0.15 * made["convolution_bytes"]
+    assert made["other_bytes"] < 0.1 * made["convolution_bytes"]
+    # What lies outside of the image is set to zero in place, and kernels come as cuDNN reads them.
+    assert made["all_moves"] <= 3
 
 
 def test_a_gpus_training_step_writes_little_but_convolutions(tmp_path):
@@ -201,5 +203,5 @@ def test_a_gpus_training_step_writes_little_but_convolutions(tmp_path):
     made = plan(
         python, tmp_path, *flags, "--devices", "h100:1", "--batch", "8", "--precision", "bfloat16"
     )
-    assert made["moves"] == 0
+    assert made["moves"] == 1  # the transposed convolution's four phases, interleaved
     assert made["other_bytes"] < 0.5 * made["convolution_bytes"]  # with small images for Adam

@@ -124,6 +124,8 @@ def test_traffic_counts_the_part_of_an_array_that_is_read_or_written():
     assert found["plain"] == 12 + 12 + index * 4
     assert found["cropped"] == 4 * crop + crop + index + 0  # nothing reads the third
     assert found["in_place"] == 16 + 16 + index
+    written = {op.name: op.bytes for op in hlo.operations(PARTS)}
+    assert (written["cropped"], written["in_place"]) == (4 * crop, 16)
 
 
 @pytest.mark.parametrize(
