@@ -31,7 +31,8 @@ competitor once, in turn. First it is checked that all give the same image. torc
 (NCHW, patch by patch, float32), and patches stacked in channels_last, in bfloat16 too where the
 processor has it; on a GPU also in TF32, bfloat16 and float16. torch-compile: torch.compile in
 float32 and bfloat16; on a GPU (not run on one so far) in TF32, bfloat16 and float16. onnxruntime:
-float32. openvino: float32 and bfloat16. The last two are for inference on a CPU. Only one computes at a time."""
+float32. openvino: float32 and bfloat16. The last two are for inference on a CPU. Only one computes
+at a time."""
 
 _TORCH_VARIANTS = [name for name, how in VARIANTS.items() if how.library == "torch"]
 _SIZES = {"inference": (720, 1280), "training": (256, 256)}

@@ -96,13 +96,7 @@ class Deblurrer:
         Raises UserError for an unusable checkpoint, an unknown precision or layout, stages that
         the model does not have, or tiles that are too small.
         """
-        if layout != "auto":
-            convolutions_named(layout)  # its error before any work
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"precision {precision!r}: one of {', '.join(PRECISIONS)}"
-                f"{nearest(str(precision), PRECISIONS)}"
-            )
+        _check(precision, layout)
         self.digest = None
         if checkpoint is not None and params is None and config is None:
             params, config, _, self.digest = checkpoints.load(checkpoint)
@@ -297,3 +291,14 @@ class Deblurrer:
         params = self._placement.params_on(device)
         computed: tuple[jax.Array, jax.Array] = programs.tile(self._network, grids)(params, *placed)
         return computed
+
+
+def _check(precision: str, layout: str) -> None:
+    """Raises UserError for what is not known, before any work."""
+    if layout != "auto":
+        convolutions_named(layout)
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"precision {precision!r}: one of {', '.join(PRECISIONS)}"
+            f"{nearest(str(precision), PRECISIONS)}"
+        )

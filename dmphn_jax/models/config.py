@@ -9,7 +9,7 @@ from typing import Any
 FAMILIES = ("dmphn", "vmphn", "dmsn")
 PATCHES = (1, 2, 4, 8, 16)
 # What inference computes in; training has fewer: float16 gradients vanish. "tf32" is float32 of
-# which a GPU may round the factors of products to TF32's 11 bits; elsewhere it is float32.
+# which a GPU may round the factors of products to TF32's 11 bits; other devices round less.
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 # Far beyond any sensible model. Files name models too: what they claim must not fill the memory.
 MOST_LEVELS = 8

@@ -52,7 +52,7 @@ class Conv(nn.Module):
         self, x: jax.Array, residual: jax.Array | None = None, *, relu: bool = False
     ) -> jax.Array:
         """(B, H, W, inputs) -> (B, H', W', features): `Convolutions.convolve`."""
-        precision = None if self.convolutions.tf32 else self.precision
+        precision = self.convolutions.precision(self.precision)
         kind = Convolution(self.stride, self.transposed, relu, precision, self.output)
         size = 4 if self.transposed else 3
         shape = (size, size, self.inputs, self.features)

@@ -55,13 +55,21 @@ class Convolutions:
       encoder, decoder: modules in place of `blocks.Encoder` and `blocks.Decoder`, made of
         (width, dtype, convolutions); None for those.
       prepares: whether `prepare` makes anything.
-      tf32: let a GPU round the factors of float32 products to TF32's 11 bits.
+      tf32: let a GPU round the factors of float32 products to TF32's 11 bits: `precision`.
     """
 
     encoder: ClassVar[type[nn.Module] | None] = None
     decoder: ClassVar[type[nn.Module] | None] = None
     prepares: ClassVar[bool] = False
     tf32: bool = dataclasses.field(default=False, kw_only=True)
+
+    def precision(self, exact: lax.PrecisionLike) -> lax.PrecisionLike:
+        """Returns the precision of products that would have the precision `exact`.
+
+        HIGH is TF32 on a GPU, three products of bfloat16 on a TPU, which keep 16 bits of a factor,
+        and float32 on a CPU.
+        """
+        return lax.Precision.HIGH if self.tf32 else exact
 
     def in_tf32(self) -> Convolutions:
         """Returns the same formulation with `tf32`."""

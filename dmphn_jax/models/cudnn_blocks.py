@@ -130,7 +130,7 @@ class BlockConv(nn.Module):
                 (rows.stride, columns.stride),
                 (rows.padding, columns.padding),
                 dimension_numbers=("NHWC", "OHWI", "NHWC"),
-                precision=None if self.convolutions.tf32 else self.precision,
+                precision=self.convolutions.precision(self.precision),
             )
 
         size = 4 if self.kind == "up" else 3

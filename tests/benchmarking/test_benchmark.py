@@ -328,7 +328,7 @@ def test_contenders_that_disagree_are_not_timed(monkeypatch, capsys):
         (["--sizes=30x32"], "--sizes 30x32: dmphn_1_2_4 takes multiples of 8x8"),
         (["--sizes=16x32", "--mode=training"], "--sizes 16x32: training crops are square"),
         (["--stages=3", "--models=stack2"], "--stages 3: stack2 has 2"),
-        (["--precisions=float17"], "--precisions float17: one of float32, bfloat16, float16"),
+        (["--precisions=float17"], "--precisions float17: one of float32, tf32, bfloat16, float16"),
         (["--precisions=float16", "--mode=both"], "float16: for --mode inference, not both"),
         (["--seconds=-1"], "--seconds -1.0: must be 0 or more"),
         (["--tolerance=nan"], "--tolerance nan: must be 0 or more"),

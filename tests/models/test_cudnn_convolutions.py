@@ -74,7 +74,7 @@ def outcome(config, params, x, dtype, convolutions):
         ("stack2_dmphn_1_2_ws", CUDNN),
         ("dmsn_2", CUDNN),
         ("dmphn_1_2", BLOCKS),
-        ("dmphn_1_2_ws", BLOCKS.in_tf32()),  # on a CPU that is float32
+        ("dmsn_2", BLOCKS.in_tf32()),  # on a CPU that is float32
     ],
     ids=["stack", "dmsn", "blocks", "tf32"],
 )
