@@ -46,6 +46,10 @@ class BucketConvolutions(Convolutions):
         """See `Convolutions`."""
         return self.convolutions.decoder
 
+    def precision(self, exact: lax.PrecisionLike) -> lax.PrecisionLike:
+        """See `Convolutions`."""
+        return self.convolutions.precision(exact)
+
     def in_tf32(self) -> Convolutions:
         """See `Convolutions`."""
         return dataclasses.replace(self, tf32=True, convolutions=self.convolutions.in_tf32())

@@ -66,8 +66,8 @@ class Convolutions:
     def precision(self, exact: lax.PrecisionLike) -> lax.PrecisionLike:
         """Returns the precision of products that would have the precision `exact`.
 
-        HIGH is TF32 on a GPU, three products of bfloat16 on a TPU, which keep 16 bits of a factor,
-        and float32 on a CPU.
+        HIGH may be TF32 on a GPU, is three products of bfloat16 on a TPU, which keep 16 bits of a
+        factor, and float32 on a CPU.
         """
         return lax.Precision.HIGH if self.tf32 else exact
 

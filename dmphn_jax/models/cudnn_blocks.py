@@ -14,6 +14,7 @@ zero in place.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -85,15 +86,13 @@ class BlockConv(nn.Module):
       features: output channels, per pixel.
       kind: see `taps`.
       dtype: compute dtype; of an image, that goes in or comes out, float32.
-      precision: of the products.
-      convolutions: whether they round to TF32.
+      convolutions: whether products round to TF32.
       image: whether it reads one ("in"), gives one ("out"), or neither ("").
     """
 
     features: int
     kind: str = "same"
     dtype: Any = jnp.float32
-    precision: lax.PrecisionLike = None
     convolutions: Convolutions = Convolutions()
     image: str = ""
 
@@ -113,6 +112,7 @@ class BlockConv(nn.Module):
         """
         rows, columns = (taps(a, b, self.kind) for a, b in zip(source, target))
         low = self.dtype if self.image and self.dtype != jnp.float32 else None
+        exact = (blocks.image_precision if self.image else blocks.feature_precision)(self.dtype)
         pixels = target.pixels
 
         def prepare(kernel: jax.Array, bias: jax.Array) -> Any:
@@ -130,7 +130,7 @@ class BlockConv(nn.Module):
                 (rows.stride, columns.stride),
                 (rows.padding, columns.padding),
                 dimension_numbers=("NHWC", "OHWI", "NHWC"),
-                precision=self.convolutions.precision(self.precision),
+                precision=self.convolutions.precision(exact),
             )
 
         size = 4 if self.kind == "up" else 3
@@ -153,15 +153,14 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, p: Planes, ended: Ended) -> jax.Array:
         """(B, H/2 + 1, W/2 + 1, 4*C), likewise; zero outside of the image."""
-
-        def conv(name: str) -> BlockConv:
-            precision = blocks.feature_precision(self.dtype)
-            features = x.shape[-1] // p.full.pixels
-            common = {"precision": precision, "convolutions": self.convolutions, "name": name}
-            return BlockConv(features, dtype=self.dtype, **common)
-
-        y = ended(conv("conv_1")(x, p.full, p.image, relu=True), p.image)
-        return ended(outside_zero(conv("conv_2")(y, p.image, p.full, x)), p.full)
+        conv = functools.partial(
+            BlockConv,
+            x.shape[-1] // p.full.pixels,
+            dtype=self.dtype,
+            convolutions=self.convolutions,
+        )
+        y = ended(conv(name="conv_1")(x, p.full, p.image, relu=True), p.image)
+        return ended(outside_zero(conv(name="conv_2")(y, p.image, p.full, x)), p.full)
 
 
 class Encoder(nn.Module):
@@ -177,22 +176,12 @@ class Encoder(nn.Module):
         _, height, width, _ = image.shape
         p, ended = planes(height, width), ends(self.convolutions, height // 4, width // 4, 1)
         common = (self.dtype, self.convolutions)
-        precision = blocks.feature_precision(self.dtype)
-        x = BlockConv(
-            self.width,
-            "same",
-            self.dtype,
-            blocks.image_precision(self.dtype),
-            self.convolutions,
-            "in",
-            name="conv_1",
-        )(to_blocks(image), p.image, p.full)
+        conv = functools.partial(BlockConv, dtype=self.dtype, convolutions=self.convolutions)
+        x = conv(self.width, image="in", name="conv_1")(to_blocks(image), p.image, p.full)
         x = ended(outside_zero(x), p.full)
         x = ResidualBlock(*common, name="block_1")(x, p, ended)
         x = ResidualBlock(*common, name="block_2")(x, p, ended)
-        x = BlockConv(
-            2 * self.width, "down", self.dtype, precision, self.convolutions, name="conv_2"
-        )(x, p.full, p.half)
+        x = conv(2 * self.width, "down", name="conv_2")(x, p.full, p.half)
         x = ended(x, p.half)
         x = blocks.ResidualBlock(2 * self.width, *common, name="block_3")(x)
         x = blocks.ResidualBlock(2 * self.width, *common, name="block_4")(x)
@@ -201,7 +190,7 @@ class Encoder(nn.Module):
             4 * self.width,
             stride=2,
             dtype=self.dtype,
-            precision=precision,
+            precision=blocks.feature_precision(self.dtype),
             convolutions=self.convolutions,
             name="conv_3",
         )(x)
@@ -222,7 +211,7 @@ class Decoder(nn.Module):
         _, height, width, _ = x.shape
         p, ended = planes(4 * height, 4 * width), ends(self.convolutions, height, width, 1)
         common = (self.dtype, self.convolutions)
-        precision = blocks.feature_precision(self.dtype)
+        conv = functools.partial(BlockConv, dtype=self.dtype, convolutions=self.convolutions)
         x = blocks.ResidualBlock(4 * self.width, *common, name="block_1")(x)
         x = blocks.ResidualBlock(4 * self.width, *common, name="block_2")(x)
         x = Conv(
@@ -230,28 +219,17 @@ class Decoder(nn.Module):
             2 * self.width,
             transposed=True,
             dtype=self.dtype,
-            precision=precision,
+            precision=blocks.feature_precision(self.dtype),
             convolutions=self.convolutions,
             name="up_1",
         )(x)
         x = blocks.ResidualBlock(2 * self.width, *common, name="block_3")(x)
         x = blocks.ResidualBlock(2 * self.width, *common, name="block_4")(x)
-        x = BlockConv(self.width, "up", self.dtype, precision, self.convolutions, name="up_2")(
-            x, p.half, p.full
-        )
+        x = conv(self.width, "up", name="up_2")(x, p.half, p.full)
         x = ended(outside_zero(x), p.full)
         x = ResidualBlock(*common, name="block_5")(x, p, ended)
         x = ResidualBlock(*common, name="block_6")(x, p, ended)
-        x = BlockConv(
-            3,
-            "same",
-            self.dtype,
-            blocks.image_precision(self.dtype),
-            self.convolutions,
-            "out",
-            name="conv",
-        )(x, p.full, p.image)
-        return from_blocks(x)
+        return from_blocks(conv(3, image="out", name="conv")(x, p.full, p.image))
 
 
 @dataclasses.dataclass(frozen=True)

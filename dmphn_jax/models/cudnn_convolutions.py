@@ -42,6 +42,10 @@ class CudnnConvolutions(Convolutions):
 
     prepares = True
 
+    def precision(self, exact):
+        """See `Convolutions`: in TF32 a GPU's default, which is that."""
+        return None if self.tf32 else exact
+
     def convolve(self, kind, x, kernel, bias, residual=None):
         """See `Convolutions`."""
         return differentiable(self, kind, x, kernel, bias, residual)
