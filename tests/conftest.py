@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# What some tests read in compiled programs is a CPU's, and two workers do not share a GPU's memory.
+# JAX_PLATFORMS=cuda runs the others there.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 @pytest.fixture(scope="session")
