@@ -19,7 +19,8 @@ def get_config(model: str = "dmphn_1_2_4") -> ml_collections.ConfigDict:
     config.model.width = 32  # channels at full resolution
     config.model.global_skip = False  # output = input + network (not in the paper)
     config.compute_dtype = "float32"  # or "bfloat16", or a GPU's "tf32"; parameters stay float32
-    config.layout = "auto"  # the platform's convolutions; or "xla", "folded", "cudnn", ...
+    # The platform's convolutions; or "xla", "folded", "cudnn", "cudnn-blocks"
+    config.layout = "auto"
     config.remat = False  # recompute activations in the backward pass: less memory, more time
     config.init_from = ""  # start from these weights: a checkpoint folder, or stack2
     config.init_missing = "last"  # stages it lacks: copies of its "last" stage, or "random"
