@@ -18,7 +18,7 @@ from dmphn_jax.errors import UserError, one_line
 # it, so that compiling and saving are no silence. JAX's default is 100.
 HEARTBEAT = 30
 START_WITHIN = 300  # seconds for which a process waits for the others at the start
-_LOST = os.EX_TEMPFAIL  # 75: start the job again
+TRY_AGAIN = os.EX_TEMPFAIL  # 75, an exit status: start the job again
 
 # Variables in which launchers tell a process its number, and how many it is one of.
 LAUNCHERS = (
@@ -146,7 +146,7 @@ def shared_fate() -> Iterator[None]:
                 "job again to go on from the last checkpoint",
                 file=sys.stderr,
             )
-            raise SystemExit(_LOST) from None
+            raise SystemExit(TRY_AGAIN) from None
         raise
 
 

@@ -65,6 +65,14 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
         raise UserError(f"{shown(path)}: cannot be written: {why(error)}") from None
 
 
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields an empty folder that becomes `path` if the body succeeds, in place of one there.

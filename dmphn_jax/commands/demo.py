@@ -11,14 +11,13 @@ import argparse
 import contextlib
 import csv
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dmphn_jax.errors import UserError
-from dmphn_jax.files import shown, write_file
+from dmphn_jax.files import remove, shown, write_file
 from dmphn_jax.processes import termination
 from dmphn_jax.training.lock import NAME as LOCK
 from dmphn_jax.training.lock import Lock
@@ -62,15 +61,8 @@ def _own(folder: Path) -> Iterator[None]:
         Lock(folder / _RUN, flag="--output").release()
         write_file(folder / _MARKER, f"dmphn demo replaces {', '.join(_OWN)} here\n")
         for name in _OWN:
-            _remove(folder / name)
+            remove(folder / name)
         yield
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _demonstrate(folder: Path, steps: int) -> int:

@@ -191,8 +191,8 @@ def _plan(
 
 def _check_place(path: str) -> None:
     """Raises UserError where no file can be written, before minutes go into compiling."""
-    folder = Path(path).absolute().parent
-    if not os.access(folder, os.W_OK):
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise UserError(f"{path}: cannot be written: {folder} is no folder that can be written to")
     if Path(path).is_dir():
         raise UserError(f"{path}: cannot be written: it is a folder")

@@ -18,7 +18,6 @@ from types import FrameType
 
 from dmphn_jax import distributed
 
-LOST = os.EX_TEMPFAIL  # 75: start the job again
 _PARENT = "DMPHN_SUPERVISED_BY"
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 # What the service and gloo say before they abort; nothing of it helps a person.
@@ -41,8 +40,8 @@ def supervised() -> bool:
 def run(command: Sequence[str]) -> int:
     """Runs a command to its end, passes signals on to it, and returns its exit status.
 
-    `LOST`, after one line, if it was aborted because another process of its job was lost; 128 and
-    the signal's number if a signal ended it otherwise.
+    `distributed.TRY_AGAIN`, after one line, if it was aborted because another process of its job
+    was lost; 128 and the signal's number if a signal ended it otherwise.
     """
     child = subprocess.Popen(
         command,
@@ -71,8 +70,8 @@ def run(command: Sequence[str]) -> int:
     text = "".join(held)
     if status == -signal.SIGABRT and held:
         _say(why_lost(text))
-        return LOST
-    if status not in (0, LOST, 130):
+        return distributed.TRY_AGAIN
+    if status not in (0, distributed.TRY_AGAIN, 130):
         print(text, end="", file=sys.stderr, flush=True)
     if status < 0:
         name = signal.Signals(-status).name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -11,14 +10,18 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+from dmphn_jax.distributed import TRY_AGAIN
+
 TERMINATED = 128 + signal.SIGTERM  # 143, what shells say of it
 INTERRUPTED = 128 + signal.SIGINT  # 130, by a person's Ctrl-C
-STOPPED = os.EX_TEMPFAIL  # 75, "try again": asked to stop by SIGTERM, SIGHUP or a preemption notice
 
 
 def status(stopped: str) -> int:
-    """Returns the exit status of a run that a signal of this name stopped."""
-    return INTERRUPTED if stopped == signal.SIGINT.name else STOPPED
+    """Returns the exit status of a run that a signal of this name stopped.
+
+    It is `TRY_AGAIN` for SIGTERM, SIGHUP and a preemption notice.
+    """
+    return INTERRUPTED if stopped == signal.SIGINT.name else TRY_AGAIN
 
 
 @contextlib.contextmanager

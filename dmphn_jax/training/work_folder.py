@@ -9,12 +9,11 @@ made to agree with it. Only process 0 takes a folder.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from dmphn_jax import storage
-from dmphn_jax.files import write_atomically
+from dmphn_jax.files import remove, write_atomically
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.storage import Address
 from dmphn_jax.storage.names import CHECKPOINTS
@@ -82,10 +81,7 @@ def _agree(files: Path, address: Address) -> None:
     for path in files.iterdir():
         if path.name in (CHECKPOINTS, LOCK, _TOKEN):
             continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
     metrics = storage.Store(address).read(METRICS)
     if metrics is not None:
         write_atomically(files / METRICS, metrics.data)

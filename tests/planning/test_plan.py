@@ -208,7 +208,7 @@ def test_a_compiler_that_dies_is_one_line(monkeypatch):
             ["--model", "stack4", "--devices", "v5e", "--price-per-chip-hour", "1"],
             "--price-per-chip-hour goes with --config",
         ),
-        (["--model", "stack4", "--devices", "v5e", "--json", "no/such/f"], "cannot be written"),
+        (["--model", "stack4", "--devices", "v5e", "--json", "/dev/null/f"], "cannot be written"),
         (["--model", "stack4", "--devices", "v5e", "--hlo", "."], "it is a folder"),
     ],
 )

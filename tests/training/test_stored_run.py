@@ -15,8 +15,8 @@ import pytest
 from dmphn_jax import main
 from dmphn_jax.checkpoints import items
 from dmphn_jax.commands import status as status_command
+from dmphn_jax.distributed import TRY_AGAIN
 from dmphn_jax.errors import UserError
-from dmphn_jax.processes.termination import STOPPED
 from dmphn_jax.storage import lease, mirror
 from dmphn_jax.storage.lease import Rhythm
 from dmphn_jax.storage.steps import Steps
@@ -242,7 +242,7 @@ def test_a_stopped_run_sends_its_checkpoint_before_its_logs(run, bucket, monkeyp
     bucket.proxy.fail(logs, times=10**6, method="POST", name="metrics.csv")
     monkeypatch.setattr(mirror, "INTERVAL", 1e6)
     flags = ["--config.num_steps=100000", "--config.log_every=1"]
-    assert start(run, *flags) == STOPPED
+    assert start(run, *flags) == TRY_AGAIN
     bucket.proxy.faults.clear()
     said = capsys.readouterr().out
     last = int(re.search(r"SIGTERM at step (\d+): saved", said)[1])
