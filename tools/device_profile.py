@@ -15,16 +15,16 @@ import json
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from dmphn_jax.benchmarking import jax_cases
-from dmphn_jax.models import init_params, zoo
+from dmphn_jax.benchmarking.groups import Group, Settings, contenders
+from dmphn_jax.benchmarking.timing import measure
+from dmphn_jax.commands import arguments as parsers
+from dmphn_jax.models import zoo
 
 _CALLS = 5  # that are profiled
 # Kinds of kernels by their names, the first that fits.
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="dmphn_1_2_4")
     parser.add_argument("--mode", choices=("inference", "training"), default="inference")
-    parser.add_argument("--size", default=None, help="HxW (720x1280; training 256x256)")
-    parser.add_argument("--batch", type=int, default=None, help="(1; training 8)")
+    parser.add_argument("--size", type=parsers.size, help="HxW (720x1280; training 256x256)")
+    parser.add_argument("--batch", type=parsers.count, help="(1; training 8)")
     parser.add_argument("--precisions", default="bfloat16")
     parser.add_argument("--layouts", default="auto")
     parser.add_argument("--top", type=int, default=12, help="kernels to name (12)")
@@ -68,56 +68,28 @@ def _parser() -> argparse.ArgumentParser:
 def _profile(options: Any, layout: str, precision: str, device: jax.Device) -> dict[str, Any]:
     training = options.mode == "training"
     batch = options.batch or (8 if training else 1)
-    size = options.size or ("256x256" if training else "720x1280")
-    height, width = map(int, size.split("x"))
-    config = zoo.get(options.model)
-    params = init_params(config, seed=0)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, batch, height, width, 3), np.uint8)
-    if training:
-        contender = jax_cases.training(
-            config, params, *images, precision=precision, device=device, layout=layout
-        )
-    else:
-        contender = jax_cases.inference(
-            config,
-            params,
-            images[0],
-            stages=None,
-            precision=precision,
-            device=device,
-            layout=layout,
-        )
-    case = contender.case
-    for _ in range(3):
-        case.run()
-    call_ms = _clock(case, 20)
+    size = options.size or ((256, 256) if training else (720, 1280))
+    group = Group(options.mode, zoo.get(options.model), size, batch)
+    (contender,) = contenders(group, Settings(device, (precision,), layout))
+    (times,) = measure([contender.case], warmup=3, rounds=1, queue=20)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            _clock(case, _CALLS)
+            for _ in range(_CALLS):
+                contender.case.run()
         kernels = list(_kernels(Path(folder)))
-    memory = contender.memory()
     return {
         "model": options.model,
         "mode": options.mode,
-        "size": size,
+        "size": "{}x{}".format(*size),
         "batch": batch,
         "layout": layout,
         "precision": precision,
         "device": device.device_kind,
-        "call_ms": call_ms,
+        "call_ms": times.throughput_ms,
         "compile_s": contender.compile_s,
-        "memory": memory,
+        "memory": contender.memory(),
         "kernels": _summed(kernels),
     }
-
-
-def _clock(case: Any, calls: int) -> float:
-    begun = time.perf_counter()
-    for _ in range(calls):
-        pending = case.start()
-    case.wait(pending)
-    return 1000 * (time.perf_counter() - begun) / calls
 
 
 def _kernels(folder: Path) -> Iterator[tuple[str, str, float]]:

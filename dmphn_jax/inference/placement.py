@@ -56,6 +56,11 @@ class Placement:
         """The prepared parameters on every device at once."""
         return self._everywhere(self._prepared)
 
+    @functools.cached_property
+    def _plain_shared_params(self) -> Params:
+        shared: Params = self._everywhere(self.params)
+        return shared
+
     def _everywhere(self, tree: Any) -> Any:
         return jax.device_put(tree, NamedSharding(self.mesh, P()))
 
@@ -76,4 +81,4 @@ class Placement:
 
     def place_everywhere(self, images: np.ndarray) -> tuple[Params, jax.Array]:
         """Returns plain parameters and images, all of both on every device."""
-        return self._everywhere(self.params), self._everywhere(images)
+        return self._plain_shared_params, self._everywhere(images)

@@ -88,9 +88,7 @@ def prepared(
     Where the collection `PREPARED` may be written, it is made, by `prepare`, and kept there.
     """
     if not module.is_initializing() and module.is_mutable_collection(PREPARED):
-        ready = prepare(*parameters(module, shape))
-        if ready is not None:
-            module.put_variable(PREPARED, "ready", ready)
+        module.put_variable(PREPARED, "ready", prepare(*parameters(module, shape)))
     if module.has_variable(PREPARED, "ready"):
         return module.get_variable(PREPARED, "ready")
     return None

@@ -125,10 +125,9 @@ class Convolutions:
     ) -> Any:
         """Returns what `convolve_prepared` takes for a kernel, a bias and x's dtype.
 
-        It is what is the same for every image: inference computes it once. None, the default, if
-        there is nothing of the sort.
+        It is what is the same for every image: inference computes it once, where `prepares`.
         """
-        return None
+        raise NotImplementedError
 
     def convolve_prepared(
         self,
@@ -301,7 +300,12 @@ def phase_kernel(kernel: jax.Array) -> jax.Array:
 
 def interleaved(y: jax.Array) -> jax.Array:
     """The phases (B, h + 1, w + 1, 4*D), with a border of one, as pixels (B, 2*h, 2*w, D)."""
-    batch, height, width, features = y.shape
-    y = jnp.reshape(y, (batch, height, width, 2, 2, features // 4))
-    y = jnp.transpose(y, (0, 1, 3, 2, 4, 5))
-    return jnp.reshape(y, (batch, 2 * height, 2 * width, features // 4))[:, 1:-1, 1:-1]
+    return from_blocks(y)[:, 1:-1, 1:-1]
+
+
+def from_blocks(x: jax.Array) -> jax.Array:
+    """Blocks of 2x2 pixels (B, h, w, 4*C) as pixels (B, 2*h, 2*w, C)."""
+    batch, height, width, channels = x.shape
+    x = jnp.reshape(x, (batch, height, width, 2, 2, channels // 4))
+    x = jnp.transpose(x, (0, 1, 3, 2, 4, 5))
+    return jnp.reshape(x, (batch, 2 * height, 2 * width, channels // 4))

@@ -24,15 +24,8 @@ from jax import lax
 
 from dmphn_jax.models import blocks
 from dmphn_jax.models.conv import Conv, parameters, prepared
-from dmphn_jax.models.convolutions import Convolutions
-from dmphn_jax.models.cudnn_convolutions import (
-    CudnnConvolutions,
-    in_two_calls,
-    outputs_first,
-    parts,
-    to_image,
-    twice,
-)
+from dmphn_jax.models.convolutions import Convolutions, from_blocks
+from dmphn_jax.models.cudnn_convolutions import CudnnConvolutions, convolved, ready
 from dmphn_jax.models.folded.convolution import place_kernel
 from dmphn_jax.models.folded.modules import Ended, ends
 from dmphn_jax.models.folded.planes import Blocks, Plane, taps
@@ -63,13 +56,6 @@ def to_blocks(image: jax.Array) -> jax.Array:
     return jnp.reshape(jnp.transpose(image, (0, 1, 3, 2, 4, 5)), (B, H // 2, W // 2, 4 * C))
 
 
-def from_blocks(image: jax.Array) -> jax.Array:
-    """(B, h, w, 4*C) -> (B, 2*h, 2*w, C)."""
-    B, h, w, C = image.shape
-    image = jnp.transpose(jnp.reshape(image, (B, h, w, 2, 2, C // 4)), (0, 1, 3, 2, 4, 5))
-    return jnp.reshape(image, (B, 2 * h, 2 * w, C // 4))
-
-
 def outside_zero(x: jax.Array) -> jax.Array:
     """Sets to zero what lies outside of the image in (B, H/2 + 1, W/2 + 1, 4*C), in place."""
     B, h, w, C = x.shape
@@ -87,14 +73,14 @@ class BlockConv(nn.Module):
       kind: see `taps`.
       dtype: compute dtype; of an image, that goes in or comes out, float32.
       convolutions: whether products round to TF32.
-      image: whether it reads one ("in"), gives one ("out"), or neither ("").
+      image: whether it reads or gives one.
     """
 
     features: int
     kind: str = "same"
     dtype: Any = jnp.float32
     convolutions: Convolutions = Convolutions()
-    image: str = ""
+    image: bool = False
 
     @nn.compact
     def __call__(
@@ -118,10 +104,8 @@ class BlockConv(nn.Module):
         def prepare(kernel: jax.Array, bias: jax.Array) -> Any:
             placed, bias = place_kernel(kernel, rows.place, columns.place), jnp.tile(bias, pixels)
             if low is None:
-                return outputs_first(placed.astype(self.dtype)), bias.astype(self.dtype)
-            if self.image == "out":
-                return in_two_calls(placed, low), bias
-            return outputs_first(twice(placed, 2, low)), bias.astype(low)
+                placed, bias = placed.astype(self.dtype), bias.astype(self.dtype)
+            return ready(placed, bias, x.dtype, low)
 
         def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return lax.conv_general_dilated(
@@ -135,10 +119,8 @@ class BlockConv(nn.Module):
 
         size = 4 if self.kind == "up" else 3
         shape = (size, size, x.shape[-1] // source.pixels, self.features)
-        kernel, bias = prepared(self, shape, prepare) or prepare(*parameters(self, shape))
-        if isinstance(kernel, tuple):
-            return to_image(call, x, kernel, len(bias)) + bias
-        y = call(x if low is None else parts(x, low), kernel) + bias
+        made = prepared(self, shape, prepare) or prepare(*parameters(self, shape))
+        y = convolved(call, x, made)
         if residual is not None:
             y = y + residual
         return nn.relu(y) if relu else y
@@ -177,7 +159,7 @@ class Encoder(nn.Module):
         p, ended = planes(height, width), ends(self.convolutions, height // 4, width // 4, 1)
         common = (self.dtype, self.convolutions)
         conv = functools.partial(BlockConv, dtype=self.dtype, convolutions=self.convolutions)
-        x = conv(self.width, image="in", name="conv_1")(to_blocks(image), p.image, p.full)
+        x = conv(self.width, image=True, name="conv_1")(to_blocks(image), p.image, p.full)
         x = ended(outside_zero(x), p.full)
         x = ResidualBlock(*common, name="block_1")(x, p, ended)
         x = ResidualBlock(*common, name="block_2")(x, p, ended)
@@ -229,7 +211,7 @@ class Decoder(nn.Module):
         x = ended(outside_zero(x), p.full)
         x = ResidualBlock(*common, name="block_5")(x, p, ended)
         x = ResidualBlock(*common, name="block_6")(x, p, ended)
-        return from_blocks(conv(3, image="out", name="conv")(x, p.full, p.image))
+        return from_blocks(conv(3, image=True, name="conv")(x, p.full, p.image))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,23 +52,13 @@ class CudnnConvolutions(Convolutions):
 
     def prepare(self, kind, kernel, bias, dtype):
         """See `Convolutions`: the kernel in the order and in the parts that cuDNN reads."""
-        low = _low(kind, dtype, kernel.dtype)
         if kind.transposed:
-            return outputs_first(phase_kernel(kernel)), jnp.tile(bias, 4)
-        if low is None:
-            return outputs_first(kernel), bias
-        if dtype != low:
-            return outputs_first(twice(kernel, 2, low)), bias.astype(low)
-        return in_two_calls(kernel, low), bias
+            return ready(phase_kernel(kernel), jnp.tile(bias, 4), dtype, None)
+        return ready(kernel, bias, dtype, _low(kind, dtype, kernel.dtype))
 
     def convolve_prepared(self, kind, x, prepared, residual=None):
         """See `Convolutions`; x, kernel and result may differ in dtype."""
-        kernel, bias = prepared
-        call = functools.partial(_call, kind)
-        if isinstance(kernel, tuple):
-            y = to_image(call, x, kernel, len(bias)) + bias
-        else:
-            y = call(x if x.dtype == kernel.dtype else parts(x, kernel.dtype), kernel) + bias
+        y = convolved(functools.partial(_call, kind), x, prepared)
         if kind.transposed:
             y = interleaved(y)
         if residual is not None:
@@ -77,8 +67,8 @@ class CudnnConvolutions(Convolutions):
 
     def forward(self, kind, x, kernel, bias, residual):
         """See `Convolutions`; x, kernel and result may differ in dtype."""
-        ready = self.prepare(kind, kernel, bias, x.dtype)
-        return self.convolve_prepared(kind, x, ready, residual)
+        prepared = self.prepare(kind, kernel, bias, x.dtype)
+        return self.convolve_prepared(kind, x, prepared, residual)
 
     def input_gradient(self, kind, x, kernel, g):
         """See `Convolutions`; the gradient has x's dtype."""
@@ -134,22 +124,50 @@ def _ends(kernel: jax.Array, axis: int) -> tuple[int, int]:
     return kernel.shape[axis], 2 * kernel.shape[axis]
 
 
-def outputs_first(kernel: jax.Array) -> jax.Array:
+Ready = tuple[jax.Array | tuple[jax.Array, jax.Array], jax.Array]  # of a kernel and a bias
+
+
+def ready(kernel: jax.Array, bias: jax.Array, x: DTypeLike, low: DTypeLike | None) -> Ready:
+    """Returns what `convolved` takes of a kernel (kh, kw, C, D) and a bias (D).
+
+    Args:
+      kernel, bias: of one dtype.
+      x: the dtype of what is convolved.
+      low: that of the features on one side of a convolution of images; None of others.
+    """
+    if low is None:
+        return _outputs_first(kernel), bias
+    if x != low:
+        return _outputs_first(twice(kernel, 2, low)), bias.astype(low)
+    return _in_two_calls(kernel, low), bias
+
+
+def convolved(
+    convolve: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, made: Ready
+) -> jax.Array:
+    """Convolves x with what `ready` made, and adds the bias; `convolve` takes x and a kernel."""
+    kernel, bias = made
+    if isinstance(kernel, tuple):
+        return _to_image(convolve, x, kernel, len(bias)) + bias
+    return convolve(x if x.dtype == kernel.dtype else parts(x, kernel.dtype), kernel) + bias
+
+
+def _outputs_first(kernel: jax.Array) -> jax.Array:
     """(kh, kw, C, D) -> (D, kh, kw, C), in which order cuDNN reads a kernel."""
     return jnp.transpose(kernel, (3, 0, 1, 2))
 
 
-def in_two_calls(kernel: jax.Array, low: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    """What `to_image` takes of a float32 kernel (kh, kw, C, D): both (2*D or more, kh, kw, C)."""
+def _in_two_calls(kernel: jax.Array, low: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """What `_to_image` takes of a float32 kernel (kh, kw, C, D): both (2*D or more, kh, kw, C)."""
     high = kernel.astype(low)
     rest = (kernel - high.astype(kernel.dtype)).astype(low)
     zeros = jnp.zeros((*kernel.shape[:3], -2 * kernel.shape[3] % _LANES), low)
     first = jnp.concatenate((-high, rest, zeros), 3)
     again = jnp.concatenate((high, jnp.zeros_like(rest), zeros), 3)
-    return outputs_first(first), outputs_first(again)
+    return _outputs_first(first), _outputs_first(again)
 
 
-def to_image(
+def _to_image(
     convolve: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
     kernels: tuple[jax.Array, jax.Array],
@@ -165,7 +183,7 @@ def to_image(
     Args:
       convolve: the call, of x and a kernel.
       x: the features.
-      kernels: of `in_two_calls`.
+      kernels: of `_in_two_calls`.
       features: of the float32 kernel.
     """
     rounded = convolve(x, kernels[0])

@@ -209,7 +209,7 @@ def _traffic(raw: _Raw, operands: list[_Raw | None], computations: dict[str, lis
         sides = sum("S(1)" not in layout for layout in raw.layouts[:2])
         return sides * _size(_results(raw))
     lines = _inside(raw, computations) or [raw]
-    written = int(min(_outside(raw), _updated(raw, operands, computations)))
+    written = min(_outside(raw), _updated(raw, operands, computations))
     read = 0
     for index, operand in enumerate(operands):
         if operand is not None:
@@ -219,14 +219,14 @@ def _traffic(raw: _Raw, operands: list[_Raw | None], computations: dict[str, lis
     return written + read
 
 
-def _updated(raw: _Raw, operands: list[_Raw | None], computations: dict[str, list[_Raw]]) -> float:
-    """Returns the bytes that an update in place writes; infinity for all else."""
+def _updated(raw: _Raw, operands: list[_Raw | None], computations: dict[str, list[_Raw]]) -> int:
+    """Returns the bytes that an update in place writes; those of the result for all else."""
     lines = _inside(raw, computations) or [raw]
     if lines[-1].opcode != "dynamic-update-slice":
-        return math.inf
+        return _size(raw.shapes)
     by_name = {line.name: line for line in lines}
     update = by_name.get(lines[-1].operands[1]) or _at(operands, 1)
-    return _size(update.shapes) if update else math.inf
+    return _size((update or raw).shapes)
 
 
 def _at(operands: list[_Raw | None], index: int) -> _Raw | None:
@@ -302,7 +302,7 @@ def _operation(
         name=raw.name,
         opcode=target[1] if target else raw.opcode,
         shapes=_results(raw),
-        bytes=int(min(_size(_results(raw)), _updated(raw, operands, computations))),
+        bytes=min(_size(_results(raw)), _updated(raw, operands, computations)),
         read=sum(_size(part.shapes) for part in operands if part),
         traffic=_traffic(raw, operands, computations),
         times=times,
