@@ -152,7 +152,7 @@ give_back() {
     [[ $(state) != ABSENT ]] || return 0
     [[ $tries == 5 ]] || pause
   done
-  say "$NAME is not deleted and may cost: launch/cloud_tpu.sh delete --name $NAME"
+  say "$NAME is not deleted and may cost: launch/cloud_tpu.sh delete --name $NAME --project $PROJECT --zone $ZONE"
   return 1
 }
 
@@ -282,7 +282,7 @@ attempt() {
 
 # finish STATUS LINE: says how it ended, and gives the machines back or says that they cost.
 finish() {
-  local kept="the machines are still there and cost: launch/cloud_tpu.sh delete --name $NAME"
+  local kept="the machines are still there and cost: launch/cloud_tpu.sh delete --name $NAME --project $PROJECT --zone $ZONE"
   if [[ -n ${DRY_RUN:-} ]]; then
     [[ -z ${DELETE_AFTER:-} ]] || on_own_disk || remove
   elif [[ -z ${DELETE_AFTER:-} || $1 == 130 ]]; then
