@@ -105,27 +105,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="watch this process from a parent that tells of a loss in one line; implied by the "
         "flags above and a launcher's variables (Kubernetes' too), needed on Cloud TPU only",
     )
-    own, overrides = _divided(argv)
+    own, overrides = settings.divided(argv)
     args = parser.parse_args(own)
     if not args.config:
         parser.error("--config FILE is needed, such as configs/stack4.py")
     return args, overrides
-
-
-def _divided(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the command's own arguments, and those that set the config's fields."""
-    own: list[str] = []
-    overrides: list[str] = []
-    rest = list(argv)
-    while rest:
-        arg = rest.pop(0)
-        if not re.match(r"--?(no)?config\.", arg):
-            own.append(arg)
-            continue
-        if "=" not in arg and rest and not rest[0].startswith("-"):
-            arg = f"{arg}={rest.pop(0)}"
-        overrides.append(arg)
-    return own, overrides
 
 
 def _names() -> str:

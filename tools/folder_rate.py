@@ -107,20 +107,21 @@ class _Compute:
 def _deblur(checkpoint: str, source: Path, output: Path, count: int) -> tuple[Rate, Rate]:
     """Deblurs a folder in a process of its own; returns what an image took, working and in all."""
     command = [sys.executable, "-m", "dmphn_jax", "deblur", str(source), "--timings"]
-    cpu, began = _cpu_of_children(), time.perf_counter()
+    cpu, began = cpu_of_children(), time.perf_counter()
     done = subprocess.run(
         [*command, "--checkpoint", checkpoint, "--output", str(output)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
-    wall, cpu = time.perf_counter() - began, _cpu_of_children() - cpu
+    wall, cpu = time.perf_counter() - began, cpu_of_children() - cpu
     found = re.search(r"in all ([\d.]+), outside decode, compute and encode ([\d.]+)", done.stdout)
     total, outside = map(float, found.groups())
     return Rate((total - outside) / count, cpu / count), Rate(wall / count, cpu / count)
 
 
-def _cpu_of_children() -> float:
+def cpu_of_children() -> float:
+    """Returns the processor seconds of this process's children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

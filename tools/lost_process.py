@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from kill_test import fingerprint, newest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
@@ -120,13 +121,6 @@ def _program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def newest(workdir: Path) -> int:
-    """Returns the step of the newest checkpoint, 0 if there is none."""
-    folder = workdir / "checkpoints"
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
-
-
 def wait_for(job: subprocess.Popen[str], workdir: Path, step: int) -> None:
     """Waits until a job has saved at `step` or later."""
     while newest(workdir) < step:
@@ -140,13 +134,9 @@ def end(workdir: Path, step: int) -> tuple[dict, np.ndarray]:
     import jax
 
     from dmphn_jax import checkpoints
-    from dmphn_jax.checkpoints import items
 
-    folder = workdir / "checkpoints" / str(step)
-    model, run = (items.read_record(folder, item) for item in ("model", "run"))
-    whole = {"params": model["digest"], "state": run["digest"], "feed": run["feed"]}
-    leaves = jax.tree.leaves(checkpoints.load(folder).params)
-    return whole, np.concatenate([np.ravel(leaf) for leaf in leaves])
+    leaves = jax.tree.leaves(checkpoints.load(workdir / "checkpoints" / str(step)).params)
+    return fingerprint(workdir, step), np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
 def main() -> int:

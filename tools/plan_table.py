@@ -105,8 +105,9 @@ def _plan(arguments: list[str], folder: Path | None) -> dict[str, Any] | None:
 def _cells(plan: dict[str, Any], gpu: bool) -> list[str]:
     memory = plan["memory_per_chip"]
     if memory is None:
-        empty = [""] * (6 if gpu else 7)
-        return [plan["layout"], *empty, f"does not fit ({plan['needed'] / 1e9:.1f} GB)", "", ""]
+        empty = [""] * (4 if gpu else 5)  # up to the chip's memory
+        needed = f"does not fit ({plan['needed'] / 1e9:.1f} GB)"
+        return [plan["layout"], *empty, needed, "", "", ""]
     bounds = plan["bounds_seconds"]
     if gpu:
         other = [f"{plan['other_bytes'] / plan['convolution_bytes']:.0%}"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from folder_rate import cpu_of_children
 
 from dmphn_jax import checkpoints, runtime
 
@@ -68,7 +68,7 @@ def _run(checkpoint: Path, image: str | Path, folder: Path) -> dict[str, float]:
     cache = folder / "cache"
     cache.mkdir(mode=0o700, exist_ok=True)
     command = [sys.executable, "-m", "dmphn_jax", "deblur", str(image), "--timings", "--overwrite"]
-    cpu, began = _cpu_of_children(), time.perf_counter()
+    cpu, began = cpu_of_children(), time.perf_counter()
     done = subprocess.run(
         [*command, "--checkpoint", str(checkpoint), "--output", str(folder / "out.png")],
         check=True,
@@ -76,7 +76,7 @@ def _run(checkpoint: Path, image: str | Path, folder: Path) -> dict[str, float]:
         text=True,
         env=environment | {"XDG_CACHE_HOME": str(cache)},
     )
-    wall, cpu = time.perf_counter() - began, _cpu_of_children() - cpu
+    wall, cpu = time.perf_counter() - began, cpu_of_children() - cpu
     line = next(line for line in done.stdout.splitlines() if line.startswith("seconds: "))
     found = {
         name.strip(" ,"): float(seconds)
@@ -90,11 +90,6 @@ def _run(checkpoint: Path, image: str | Path, folder: Path) -> dict[str, float]:
         _OUTSIDE: found[_OUTSIDE] + end,
         "cpu": cpu,
     }
-
-
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

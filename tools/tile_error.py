@@ -48,7 +48,7 @@ def _differences(deblurrer: Deblurrer, image: np.ndarray):
     config = deblurrer.config
     height, width = (n // m * m for n, m in zip(image.shape, config.multiple))
     image = image[:height, :width]
-    network = Network(config, deblurrer.precision, deblurrer.stages, "cpu")
+    network = Network(config, deblurrer.precision, deblurrer.stages, deblurrer.devices[0].platform)
 
     def run(part: np.ndarray, grids) -> np.ndarray:
         ones = [np.ones(n, np.float32) for n in part.shape[:2]]

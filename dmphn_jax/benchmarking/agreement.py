@@ -10,7 +10,7 @@ import numpy as np
 from dmphn_jax.benchmarking.contender import Contender
 
 TOLERANCE = 1e-4
-# Largest difference by precision, as a part of the scale. float32's is the command's option.
+# Largest difference from float32 by precision, as a part of the scale; float32's is an option.
 BOUNDS = {"float32": TOLERANCE, "tf32": 1e-2, "float16": 1e-1, "bfloat16": 1e-1}
 
 
@@ -19,7 +19,9 @@ class DisagreementError(Exception):
 
 
 def check(contenders: Sequence[Contender], tolerance: float = TOLERANCE) -> list[dict[str, Any]]:
-    """Compares what every contender computes with what the first does, which is in float32.
+    """Compares what every contender computes with what the first does.
+
+    That is in float32 if any is. Else the larger one of the two precisions' bounds holds.
 
     Args:
       contenders: of one group.
@@ -35,11 +37,12 @@ def check(contenders: Sequence[Contender], tolerance: float = TOLERANCE) -> list
     reference, *others = contenders
     if not others:
         return []
+    bounds = BOUNDS | {"float32": tolerance}
     expected = reference.check()
     rows = []
     for other in others:
         found = other.check()
-        share = tolerance if other.precision == "float32" else BOUNDS[other.precision]
+        share = max(bounds[reference.precision], bounds[other.precision])
         for what, value in expected.items():
             row = {"contender": other.name, "reference": reference.name, "what": what}
             rows.append(row | _compare(value, found[what], share))

@@ -66,7 +66,9 @@ def ceilings(
     return found
 
 
-def ceiling(found: Sequence[dict[str, Any]], kind: str, precision: str | None = None):
+def ceiling(
+    found: Sequence[dict[str, Any]], kind: str, precision: str | None = None
+) -> float | None:
     """Returns the highest `per_second` of a kind and precision; None where none was measured."""
     rates = [
         row["per_second"]

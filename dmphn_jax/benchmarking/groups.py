@@ -14,7 +14,7 @@ from dmphn_jax.benchmarking.ceilings import ceiling
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.benchmarking.peers import VARIANTS
 from dmphn_jax.benchmarking.timing import Stolen, measure, queue_for
-from dmphn_jax.errors import UserError
+from dmphn_jax.errors import UserError, out_of_memory
 from dmphn_jax.evaluation.paper import label_of
 from dmphn_jax.models import ModelConfig, init_params, zoo
 
@@ -50,7 +50,7 @@ class Group:
         """Raises UserError for sizes and stages that the model does not take."""
         name, (height, width) = zoo.name_of(self.config), self.size
         rows, columns = self.config.multiple
-        if height % rows or width % columns or 0 in self.size:
+        if height % rows or width % columns:
             raise UserError(f"--sizes {height}x{width}: {name} takes multiples of {rows}x{columns}")
         if self.mode == "training" and height != width:
             raise UserError(f"--sizes {height}x{width}: training crops are square")
@@ -92,38 +92,81 @@ class Settings:
 
 def contenders(group: Group, settings: Settings) -> list[Contender]:
     """Makes and compiles a group's contenders; a float32 JAX one comes first if there is one."""
-    config, kind = group.config, {}
-    if group.mode == "training":
-        config = counts.cut(config, group.stages)
-    else:
-        kind = {"stages": group.stages}
+    return (_training if group.mode == "training" else _inference)(group, settings)
+
+
+def _inference(group: Group, settings: Settings) -> list[Contender]:
+    config, stages = group.config, group.stages
     params = init_params(config, settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    shape = (group.batch, *group.size, 3)
-    images = [rng.integers(0, 256, shape, dtype=np.uint8)]
-    if group.mode == "training":
-        images.append(rng.integers(0, 256, shape, dtype=np.uint8))
-        kind["seed"] = settings.seed
-    make = getattr(jax_cases, group.mode)
-    precisions = sorted(settings.precisions, key=lambda name: name != "float32")
-    how = {"device": settings.device, "layout": settings.layout}
+    (images,) = _images(group, settings, 1)
     made = [
-        make(config, params, *images, precision=precision, **how, **kind)
-        for precision in precisions
+        jax_cases.inference(
+            config,
+            params,
+            images,
+            stages=stages,
+            precision=precision,
+            device=settings.device,
+            layout=settings.layout,
+        )
+        for precision in _float32_first(settings.precisions)
     ]
-    kind.pop("seed", None)
     for variant in settings.variants:
         if VARIANTS[variant].library == "torch":
             from dmphn_jax.benchmarking import torch_cases
 
-            make = getattr(torch_cases, group.mode)
-            device = {"device": settings.torch_device}
-            made.append(make(config, params, *images, variant=variant, **device, **kind))
-        elif group.mode == "inference":
+            device = settings.torch_device
+            made.append(
+                torch_cases.inference(
+                    config, params, images, stages=stages, variant=variant, device=device
+                )
+            )
+        else:
             from dmphn_jax.benchmarking import onnx_cases
 
-            made.append(onnx_cases.inference(config, params, *images, variant=variant, **kind))
+            made.append(
+                onnx_cases.inference(config, params, images, stages=stages, variant=variant)
+            )
     return made
+
+
+def _training(group: Group, settings: Settings) -> list[Contender]:
+    config = counts.cut(group.config, group.stages)
+    params = init_params(config, settings.seed)
+    blurry, sharp = _images(group, settings, 2)
+    made = [
+        jax_cases.training(
+            config,
+            params,
+            blurry,
+            sharp,
+            precision=precision,
+            device=settings.device,
+            layout=settings.layout,
+            seed=settings.seed,
+        )
+        for precision in _float32_first(settings.precisions)
+    ]
+    for variant in settings.variants:
+        if VARIANTS[variant].library == "torch":  # no other trains
+            from dmphn_jax.benchmarking import torch_cases
+
+            device = settings.torch_device
+            made.append(
+                torch_cases.training(config, params, blurry, sharp, variant=variant, device=device)
+            )
+    return made
+
+
+def _images(group: Group, settings: Settings, sets: int) -> list[np.ndarray]:
+    """Returns random batches of the group's size, (B, H, W, 3) uint8."""
+    rng = np.random.default_rng(settings.seed)
+    shape = (group.batch, *group.size, 3)
+    return [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(sets)]
+
+
+def _float32_first(precisions: Sequence[str]) -> list[str]:
+    return sorted(precisions, key=lambda name: name != "float32")
 
 
 def run(
@@ -213,6 +256,6 @@ def guarded(work: Callable[[], Any], what: Any) -> Any:
     try:
         return work()
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        if out_of_memory(error):
             raise UserError(f"{what}: does not fit into the device's memory") from None
         raise

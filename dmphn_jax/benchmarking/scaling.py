@@ -58,7 +58,11 @@ def sweeps(config: ModelConfig, size: tuple[int, int]) -> dict[str, list[tuple[f
         raise UserError(f"--scaling: {zoo.name_of(config)} has scales, not levels of patches")
 
     def group(batch: int = 1, size: tuple[int, int] = size, **fields: Any) -> Group:
-        made = Group("inference", dataclasses.replace(config, **fields), size, batch)
+        try:
+            varied = dataclasses.replace(config, **fields)
+        except ValueError as error:
+            raise UserError(f"--scaling: {zoo.name_of(config)}: {error}") from None
+        made = Group("inference", varied, size, batch)
         made.check()
         return made
 

@@ -156,7 +156,7 @@ def markdown(made: dict[str, Any]) -> str:
     if made["agreement"]:
         lines += ["## Agreement", "", _agreement_table(made["agreement"]), ""]
         lines += [
-            "Checked before the timing: the largest absolute difference from JAX in float32, of "
+            "Checked before the timing: the largest absolute difference from the reference, of "
             "the output image on [-0.5, 0.5] before rounding, or of the first training step's "
             "loss and gradient norm. *scale* is the reference's largest absolute value; the bound "
             "is a part of it.",

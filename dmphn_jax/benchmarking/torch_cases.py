@@ -217,7 +217,7 @@ def competitors(
       asked: variants of PyTorch; empty: those that fit.
 
     Raises UserError for a model without a twin, a device that PyTorch has not, and variants of
-    another platform.
+    another platform or of a peer that is not among them.
     """
     for model in models:
         check_family(model)
@@ -229,6 +229,8 @@ def competitors(
     for name in asked:
         if device.platform not in VARIANTS[name].platforms:
             raise UserError(f"--torch-variants {name}: needs a {'C' if on_gpu else 'G'}PU")
+        if VARIANTS[name].peer not in used:
+            raise UserError(f"--torch-variants {name}: needs --vs {VARIANTS[name].peer}")
     prepare()
     fit = fitting(used, device.platform)
     if asked:

@@ -1,7 +1,7 @@
 """The DMPHN family in PyTorch: the same network and weights, to be timed against.
 
 Ours, written from the equations of `models/hierarchy.py` and `models/stack.py`; the layers carry
-the authors' names, as `torch_names` gives them. Images are (B, 3, H, W).
+the authors' names, as `checkpoints.torch.names` gives them. Images are (B, 3, H, W).
 """
 
 from __future__ import annotations

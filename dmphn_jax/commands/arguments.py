@@ -36,6 +36,13 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """Parses what random numbers are drawn from, a whole number from 0 to 2**63 - 1."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
 def percentage(text: str) -> int:
     """Parses a whole number from 1 to 100."""
     if not text.isdecimal() or not 1 <= int(text) <= 100:
@@ -56,8 +63,8 @@ def pixels(text: str) -> int:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Parses HEIGHTxWIDTH."""
+    """Parses HEIGHTxWIDTH, each from 1 up."""
     height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 256x256")
     return int(height), int(width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import shlex
 import sys
@@ -130,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also time the first model's inference against pixels, batch, levels and stages, "
         "around the first of --sizes; with --out, draw scaling.png",
     )
-    add("--seed", type=int, default=0, help="of weights and images (0)")
+    add("--seed", type=arguments.seed, default=0, help="of weights and images (0)")
     add("--out", metavar="DIR", help="write benchmark.md and benchmark.json there")
     return parser
 
@@ -138,9 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Measures; returns 1 if two competitors do not compute the same, else 0."""
     args = _parser().parse_args(argv)
-    models = [
-        dataclasses.replace(zoo.get(name), width=args.width) for name in args.models.split(",")
-    ]
+    models = _models(args)
     precisions = _names("--precisions", args.precisions, PRECISIONS)
     named = _names("--vs", args.vs, PEERS)
     asked = _names("--torch-variants", args.torch_variants, _TORCH_VARIANTS)
@@ -183,6 +182,15 @@ def main(argv: list[str]) -> int:
         return 1
     print(tables.markdown(made), end="")
     return 0
+
+
+def _models(args: argparse.Namespace) -> list[ModelConfig]:
+    try:
+        return [
+            dataclasses.replace(zoo.get(name), width=args.width) for name in args.models.split(",")
+        ]
+    except ValueError as error:
+        raise UserError(f"--{error}") from None  # that of --width
 
 
 def _new_report(
@@ -296,8 +304,8 @@ def _check_options(
 ) -> None:
     """Raises UserError for options that make no sense together."""
     for flag in ("seconds", "tolerance"):
-        if not getattr(args, flag) >= 0:
-            raise UserError(f"--{flag} {getattr(args, flag)}: must be 0 or more")
+        if not 0 <= getattr(args, flag) < math.inf:
+            raise UserError(f"--{flag} {getattr(args, flag)}: must be a number from 0 up")
     if args.out and os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UserError(f"--out {shown(args.out)}: is a file; name a folder")
     if args.mode != "inference" and not set(precisions) <= set(COMPUTE_DTYPES):

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if found is not None and not found.is_dir():
         raise UserError(f"--checkpoint {shown(args.checkpoint)}: not a folder")
     tally = Tally(laid_out)
-    films = film_options(args, tally.todo)
+    films = film_options(args, laid_out.jobs)  # those that are made already too
     folder = _output_folder(laid_out.jobs, args.output)
     if args.dry_run:
         return _dry_run(laid_out.jobs, args.max_pixels, tally)
@@ -155,7 +155,8 @@ def _deblurring(
       before_films: called between the two.
     """
     from dmphn_jax.inference.buckets import MOST
-    from dmphn_jax.inference.pipeline import PER_DEVICE, read_sizes, run_jobs
+    from dmphn_jax.inference.computing import PER_DEVICE
+    from dmphn_jax.inference.pipeline import read_sizes, run_jobs
 
     network = load_network(args)
     # Else not even a program for each size is too many.

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import remove, shown, write_file
 from dmphn_jax.processes import termination
+from dmphn_jax.training import settings
+from dmphn_jax.training.experiments import start_from
 from dmphn_jax.training.lock import NAME as LOCK
 from dmphn_jax.training.lock import Lock
 
@@ -36,11 +39,17 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="dmphn demo", description=__doc__)
     parser.add_argument("--output", default="demo", metavar="D", help="folder to write (demo)")
-    parser.add_argument("--steps", type=int, default=0, help="train so many steps (the config's)")
+    parser.add_argument(
+        "--steps", type=arguments.count, metavar="N", help="train so many steps (the config's)"
+    )
     args = parser.parse_args(argv)
     folder = Path(args.output)
+    config = start_from("configs/demo.py")
+    if args.steps:
+        config.num_steps = args.steps
+    settings.check(config)  # before anything of an earlier demo is removed
     with _own(folder):
-        return _demonstrate(folder, args.steps)
+        return _demonstrate(folder, config)
 
 
 @contextlib.contextmanager
@@ -65,21 +74,18 @@ def _own(folder: Path) -> Iterator[None]:
         yield
 
 
-def _demonstrate(folder: Path, steps: int) -> int:
+def _demonstrate(folder: Path, config: Any) -> int:
     """Runs the demo in a folder of its own; returns the exit status."""
     from dmphn_jax import runtime
     from dmphn_jax.data import SourceOptions
     from dmphn_jax.evaluation.run import EvaluationOptions, evaluate
     from dmphn_jax.evaluation.selection import PairSelection
-    from dmphn_jax.training.experiments import start_from
     from dmphn_jax.training.loop import train
 
     begun = time.perf_counter()
     _use_all_cores()
     runtime.cache_compilations()
     runtime.keep_freed_memory()
-    config = start_from("configs/demo.py")
-    config.num_steps = steps or config.num_steps
     result = train(config, folder / _RUN)
     if result.stopped:
         print("a demo is not gone on with: the same command begins anew")
@@ -167,7 +173,8 @@ def _curves(table: Path, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = list(csv.DictReader(table.open()))
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
 
     def column(name: str) -> tuple[list[int], list[float]]:
         found = [(int(row["step"]), float(row[name])) for row in rows if row[name]]

@@ -171,12 +171,14 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _without_place(argv: list[str]) -> list[str]:
     """Returns arguments without `--process`: the report of several is one."""
-    kept = list(argv)
-    for at, arg in enumerate(argv):
-        if arg == "--process":
-            del kept[at : at + 2]
-        elif arg.startswith("--process="):
-            del kept[at]
+    kept: list[str] = []
+    rest = iter(argv)
+    for arg in rest:
+        flag, given, _ = arg.partition("=")
+        if not (flag.startswith("--pro") and "--process".startswith(flag)):  # or shortened
+            kept.append(arg)
+        elif not given:
+            next(rest, None)
     return kept
 
 

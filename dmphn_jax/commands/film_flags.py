@@ -113,9 +113,9 @@ def _frames(text: str) -> tuple[int, int | None]:
 
 def _rate(text: str) -> Fraction:
     try:
-        rate = Fraction(text)
+        rate = Fraction(text).limit_denominator(1001)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is no rate, as 24, 29.97 or 30000/1001")
-    return rate.limit_denominator(1001)
+    return rate

@@ -14,8 +14,8 @@ from dmphn_jax.models import LAYOUT_CHOICES, PRECISIONS
 if TYPE_CHECKING:
     import numpy as np
 
+    from dmphn_jax.inference.computing import Computing
     from dmphn_jax.inference.depth import Choice
-    from dmphn_jax.inference.pipeline import Computing
 
 
 class Network(NamedTuple):
@@ -95,8 +95,9 @@ def _load_network(args: argparse.Namespace) -> Network:
     cache_compilations()
     CLOCK.count_programs()
     CLOCK.imported()
+    platform = jax.local_devices()[0].platform  # this starts the devices
     with CLOCK.kernels:
-        convolutions_for(jax.local_devices()[0].platform, args.layout)
+        convolutions_for(platform, args.layout)
     with CLOCK.checkpoint:
         deblurrer = Deblurrer(
             checkpoints.resolve(args.checkpoint, quiet=args.quiet),

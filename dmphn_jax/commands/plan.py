@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N|max",
         help="pairs per step or images per call, over all chips; max: as many as fit "
-        "(the config's batch, made even; one image a chip)",
+        "(the config's batch, made even; one image a device, of which tpu7x has two a chip)",
     )
     add("--size", type=arguments.size, metavar="HxW", help="of the images (720x1280)")
     add("--precision", choices=PRECISIONS, help="compute dtype (the config's; float32)")
@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Runs `dmphn plan`; returns 1 if the program does not fit, else 0."""
-    overrides = [arg for arg in argv if arg.startswith("--config.")]
-    args = parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
+    own, overrides = settings.divided(argv)
+    args = parser().parse_args(own)
     machine = machines.parse(args.devices)
     request = _request(args, machine, overrides)
     for path in filter(None, (args.json, args.hlo)):

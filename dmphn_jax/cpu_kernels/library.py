@@ -191,7 +191,7 @@ def _compile(compiler: list[str], folder: Path, digest: str, failed: Path) -> Pa
     Raises _UnavailableError with the first error. Unless its cause may have passed at the next
     start (a full disk, a killed compiler), what the compiler said is noted in `failed`.
     """
-    print("dmphn: compiling the CPU kernels, once (about 15 seconds)", file=sys.stderr, flush=True)
+    print("dmphn: compiling the CPU kernels, once (5 to 15 seconds)", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "kernels.so"
         command = [*compiler, *_flags(), str(SOURCE / "kernels.cc"), "-o", str(made)]

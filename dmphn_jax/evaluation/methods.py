@@ -11,7 +11,7 @@ from dmphn_jax.inference.pending import Ready
 
 
 class Outputs(Protocol):
-    """Images under way; `inference.Pending` is one."""
+    """Images under way; `inference.pending.Pending` is one."""
 
     @property
     def images(self) -> np.ndarray | jax.Array:
@@ -25,7 +25,7 @@ class Outputs(Protocol):
 
 
 class Method(Protocol):
-    """What can be scored; `inference.Deblurrer` is one."""
+    """What can be scored; `inference.deblurrer.Deblurrer` is one."""
 
     def submit(self, images: np.ndarray) -> Outputs:
         """Deblurs uint8 (B, H, W, 3)."""

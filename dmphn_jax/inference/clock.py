@@ -9,19 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from dmphn_jax.inference.computing import Computing
+
 Value = TypeVar("Value")
-
-
-class Computing(Protocol):
-    """A batch on its way."""
-
-    def result(self) -> np.ndarray:
-        """Waits for the result."""
 
 
 class Span:

@@ -12,16 +12,15 @@ import numpy as np
 from dmphn_jax import checkpoints
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.inference import buckets, memory, programs, tiles
+from dmphn_jax.inference.computing import PER_DEVICE
 from dmphn_jax.inference.frames import Frame, each, pixels_of
 from dmphn_jax.inference.padding import padded_to
-from dmphn_jax.inference.pending import Pending, Tiled, Whole
+from dmphn_jax.inference.pending import Pending, Tiled, Whole, refuse_unless_finite
 from dmphn_jax.inference.placement import Placement
 from dmphn_jax.inference.programs import Network, Programs
 from dmphn_jax.models import PRECISIONS, ModelConfig, convolutions_named
 from dmphn_jax.models.output import Output
 from dmphn_jax.models.patches import Grid
-
-_ON_DEVICE = 2  # frames submitted and not taken back, for a device: one computes, one is copied
 
 
 class Deblurrer:
@@ -151,7 +150,7 @@ class Deblurrer:
         an iterator these come in the frame's place, and end it.
         """
         if isinstance(image, Iterator):
-            return each(image, self.submit, _ON_DEVICE * len(self.devices))
+            return each(image, self.submit, PER_DEVICE * len(self.devices))
         pixels = pixels_of(image)
         return self.batch(pixels) if pixels.ndim == 4 else self.batch(pixels[None])[0]
 
@@ -192,7 +191,10 @@ class Deblurrer:
         return buckets.smallest(self._buckets, padded) or padded
 
     def with_stages(self, stages: int) -> Deblurrer:
-        """Returns one that runs the first so many stages, with the same options and parameters."""
+        """Returns one that runs the first so many stages, with the same options and parameters.
+
+        Raises UserError for more stages than the model has.
+        """
         return Deblurrer(
             params=self.params,
             config=self.config,
@@ -243,6 +245,8 @@ class Deblurrer:
 
         They are float32 (H, W, 3) arrays on [0, 1], not clipped, cropped to the image's size (of
         DMSN's scale k, to its share of it). `features` are left on the padded grid.
+
+        Raises UserError if a stage's image is not finite.
         """
         image = np.asarray(image)
         padded = padded_to(self.config.multiple, image[None])
@@ -254,6 +258,7 @@ class Deblurrer:
             return x[0, : -(-height // factor), : -(-width // factor)] + np.float32(0.5)
 
         stages, levels = jax.tree.map(crop, (raw.stages, raw.levels))
+        refuse_unless_finite([np.isfinite(stage).all() for stage in stages], self.precision)
         return Output(stages, levels, raw.features)
 
     def place(self, images: np.ndarray) -> tuple[Any, jax.Array]:
@@ -268,6 +273,8 @@ class Deblurrer:
         least = 4 * max(self.config.multiple)
         if tile is not None and tile < least:
             raise UserError(f"tile {tile}: at least {least} pixels for this model")
+        if overlap is not None and overlap < 0:
+            raise UserError(f"overlap {overlap}: at least 0 pixels")
         if overlap is not None and tile is not None and overlap > tile // 2:
             raise UserError(f"overlap {overlap}: at most half of a tile, {tile // 2} of {tile}")
         self.tile, self._given_overlap = tile, overlap

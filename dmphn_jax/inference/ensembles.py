@@ -12,23 +12,15 @@ import numpy as np
 
 from dmphn_jax.errors import UserError
 from dmphn_jax.inference.buckets import Size
+from dmphn_jax.inference.computing import PER_DEVICE, Computing
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.models.patches import Grid
-
-_ON_DEVICE = 2  # passes submitted and not taken back, for a device: one computes, one is copied
 
 _Back = Callable[[np.ndarray], np.ndarray]
 
 
-class Computing(Protocol):
-    """Images under way; `inference.Pending` is one."""
-
-    def result(self) -> np.ndarray:
-        """Waits for them and returns them on the host, (B, H, W, 3)."""
-
-
 class Method(Protocol):
-    """What deblurs; `inference.Deblurrer` is one."""
+    """What deblurs; `inference.deblurrer.Deblurrer` is one."""
 
     def submit(self, images: np.ndarray) -> Computing:
         """Deblurs (B, H, W, 3) uint8 or uint16."""
@@ -99,7 +91,7 @@ class Ensemble:
         deep = images.astype(np.uint16) * np.uint16(_scale(images.dtype))
         mean = Mean(images, self._take)
         # A batch is shared by all devices.
-        most = _ON_DEVICE * (self._devices if len(images) == 1 else 1)
+        most = PER_DEVICE * (self._devices if len(images) == 1 else 1)
         for pose, back in self.poses(deep):
             while len(self._running) >= most:
                 self._take()

@@ -19,9 +19,10 @@ from dmphn_jax.errors import UserError
 from dmphn_jax.files import shown
 from dmphn_jax.images import DEFAULT_MAX_PIXELS, DEFAULT_QUALITY, WRITABLE, Image, write_image
 from dmphn_jax.inference.clock import CLOCK
+from dmphn_jax.inference.computing import PER_DEVICE, Computing
 from dmphn_jax.inference.frame_folder import FrameFolder
 from dmphn_jax.inference.jobs import Job
-from dmphn_jax.inference.pipeline import Computing, Result, default_workers, failure
+from dmphn_jax.inference.pipeline import Result, default_workers, failure
 from dmphn_jax.inference.single_frames import SingleFrames
 from dmphn_jax.threads import map_ahead
 from dmphn_jax.video.encoding import Encoding, Settled, settle
@@ -29,7 +30,6 @@ from dmphn_jax.video.film import FilmFrame, FilmInfo, FilmReader, Source, why_no
 from dmphn_jax.video.parts import Part, Parts, PartWriter, part_length, written_size
 from dmphn_jax.video.reading import VideoError
 
-_ON_DEVICE = 2  # batches submitted and not taken back: one is computed while one is copied
 _AHEAD = 2  # batches decoded, and batches encoded, that may wait
 _BATCH_PIXELS = 1_000_000  # of a device's share of a batch, where several frames fit into them
 _MOST_FRAMES = 8
@@ -254,7 +254,7 @@ class _Film:
                 if batch is None:
                     break
                 started.append((self._submit(batch.pixels), batch.times))
-                if len(started) == _ON_DEVICE:
+                if len(started) == PER_DEVICE:  # a batch is for all devices
                     yield take()
             while started:
                 yield take()

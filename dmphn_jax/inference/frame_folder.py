@@ -24,7 +24,11 @@ class FrameFolder:
     """
 
     def __init__(self, folder: str, rate: Fraction, *, max_pixels: int) -> None:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        """Reads the first picture; `rate` is in frames per second."""
+        try:
+            names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"{shown(folder)}: cannot be read ({error.strerror})") from None
         names = [name for name in names if format_of(name)]
         if not names:
             raise UserError(f"{shown(folder)}: no pictures in this folder to make a film of")

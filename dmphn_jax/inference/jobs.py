@@ -34,6 +34,7 @@ def checked(jobs: list[Job], overwrite: bool) -> list[Job]:
 
     Raises UserError if that leaves nothing to do.
     """
+    jobs = list(dict.fromkeys(jobs))
     reals = {job.source: os.path.realpath(job.source) for job in jobs}
     sources = {reals[job.source] for job in jobs if not job.problem}
     rivals: dict[str, dict[str, Job]] = {}  # output -> real source -> job

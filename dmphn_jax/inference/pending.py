@@ -59,14 +59,21 @@ class Pending(abc.ABC):
         Raises UserError if an output is not finite.
         """
 
-    def _check(self, finite: np.ndarray) -> None:
-        if not finite.all():
-            cause = (
-                "these weights need numbers beyond float16's range; take another precision"
-                if self.precision == "float16"
-                else "these weights are of no use; take an earlier checkpoint"
-            )
-            raise UserError(f"the network's output is not finite in {self.precision}: {cause}")
+
+def refuse_unless_finite(finite: Any, precision: str) -> None:
+    """Raises UserError if an output of the network, computed in a precision, is not finite.
+
+    Args:
+      finite: bools, of whatever shape, all of which should be true.
+      precision: that of the computation.
+    """
+    if not np.all(finite):
+        cause = (
+            "these weights need numbers beyond float16's range; take another precision"
+            if precision == "float16"
+            else "these weights are of no use; take an earlier checkpoint"
+        )
+        raise UserError(f"the network's output is not finite in {precision}: {cause}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +116,12 @@ class Whole(Pending):
 
     def check(self) -> None:
         """See `Pending`."""
-        self._check(np.asarray(self.finite))
+        refuse_unless_finite(np.asarray(self.finite), self.precision)
 
     def result(self) -> np.ndarray:
         """See `Pending`."""
         padded, finite = jax.device_get((self.padded, self.finite))
-        self._check(finite)
+        refuse_unless_finite(finite, self.precision)
         result: np.ndarray = padded[: self.shape[0], : self.shape[1], : self.shape[2]]
         return result
 
@@ -180,7 +187,7 @@ class Tiled(Pending):
 
         def take() -> None:
             start, (weighted, finite) = running.popleft()
-            self._check(np.asarray(finite))
+            refuse_unless_finite(np.asarray(finite), self.precision)
             band[:, start : start + width] += np.asarray(weighted)[0]
 
         for number, column in enumerate(self.layout.columns):

@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,14 +23,13 @@ from dmphn_jax.images import (
 )
 from dmphn_jax.images import write_image as write
 from dmphn_jax.inference.clock import CLOCK
+from dmphn_jax.inference.computing import PER_DEVICE, Computing
 from dmphn_jax.inference.jobs import Job
 from dmphn_jax.runtime import cores
 
 # Pixels held at once between decoding and the end of encoding, about 10 bytes each. A single image
 # may be larger: it is then alone.
 IN_FLIGHT = 64_000_000
-# Images submitted and not taken back, for a device: one is computed while one is copied.
-PER_DEVICE = 2
 
 
 class Result(NamedTuple):
@@ -39,13 +38,6 @@ class Result(NamedTuple):
     job: Job
     failure: str | None = None
     notes: tuple[str, ...] = ()
-
-
-class Computing(Protocol):
-    """A batch on its way; `inference.deblurrer.Pending` is one."""
-
-    def result(self) -> np.ndarray:
-        """Waits for the result, of the shape and dtype that were submitted."""
 
 
 def default_workers() -> int:

@@ -171,9 +171,9 @@ def init_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
     """Returns initial parameters, a nested dict of float32 NumPy arrays.
 
     They have the distribution of the authors' code: kernels N(0, 0.5 / (kh*kw*out)), biases 0.
-    Every parameter depends on `seed` and its own path only, so the first stages of a deep stack
-    start like a shallow one. (`module.init` draws from the same distribution, but compiles the
-    whole network to do so.)
+    `seed` is from 0 to 2**64 - 1. Every parameter depends on it and its own path only, so the first
+    stages of a deep stack start like a shallow one. (`module.init` draws from the same
+    distribution, but compiles the whole network to do so.)
     """
     import zlib
 

@@ -40,8 +40,8 @@ class Planes(NamedTuple):
 
 
 def planes(height: int, width: int) -> Planes:
-    """Returns the planes of images of height x width pixels."""
-    rows, columns = height // 2, width // 2
+    """Returns the planes of images of 4*height x 4*width pixels."""
+    rows, columns = 2 * height, 2 * width
     return Planes(
         image=Plane(Blocks(2, 0, rows), Blocks(2, 0, columns)),
         full=Plane(Blocks(2, -1, rows + 1), Blocks(2, -1, columns + 1)),
@@ -155,8 +155,8 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         """Returns features in the compute dtype, as `blocks.Encoder` does."""
-        _, height, width, _ = image.shape
-        p, ended = planes(height, width), ends(self.convolutions, height // 4, width // 4, 1)
+        height, width = image.shape[1] // 4, image.shape[2] // 4
+        p, ended = planes(height, width), ends(self.convolutions, height, width, 1)
         common = (self.dtype, self.convolutions)
         conv = functools.partial(BlockConv, dtype=self.dtype, convolutions=self.convolutions)
         x = conv(self.width, image=True, name="conv_1")(to_blocks(image), p.image, p.full)
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns an image in float32, as `blocks.Decoder` does."""
         _, height, width, _ = x.shape
-        p, ended = planes(4 * height, 4 * width), ends(self.convolutions, height, width, 1)
+        p, ended = planes(height, width), ends(self.convolutions, height, width, 1)
         common = (self.dtype, self.convolutions)
         conv = functools.partial(BlockConv, dtype=self.dtype, convolutions=self.convolutions)
         x = blocks.ResidualBlock(4 * self.width, *common, name="block_1")(x)

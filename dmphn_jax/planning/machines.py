@@ -70,10 +70,11 @@ def parse(text: str) -> Machine:
         if not whole or (int(count) > 8 and int(count) % 8):
             raise UserError(f"--devices {text}: a number of GPUs, 1 to 8 or whole hosts of 8")
         return Machine(chip, str(int(count)), int(count))
-    topology = topology or ("2x2x1" if "x" in SLICES[family][0][3:] else "2x2")
+    cubes = SLICES[family] is _CUBES
+    topology = topology or ("2x2x1" if cubes else "2x2")
     shape = re.fullmatch(r"\d{1,3}(x\d{1,3}){1,2}", topology)
     sides = [int(side) for side in topology.split("x")] if shape else []
-    if len(sides) != SLICES[family][0].count("x") + 1 or 0 in sides:
+    if len(sides) != (3 if cubes else 2) or 0 in sides:
         raise UserError(f"--devices {text}: no slice of {chip.label}{_like(family, sides)}")
     return Machine(chip, topology, math.prod(sides))
 

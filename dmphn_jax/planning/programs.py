@@ -42,8 +42,8 @@ class Lowered:
       lowered: of JAX.
       turns: of its loop over steps; 1 where it has none.
       parameters, optimiser, average, resident: bytes of the arguments on one device.
-      model_operations: of the network's convolutions on one chip, per step or call.
-      full_resolution: elements of a feature tensor of one chip's images.
+      model_operations: of the network's convolutions on one device, per step or call.
+      full_resolution: elements of a feature tensor of one device's images.
       precision, layout, remat: as they were chosen.
     """
 

@@ -188,7 +188,7 @@ def _work_lines(plan: Plan) -> list[str]:
     )
     done = "" if compiled.operations is None else f"{compiled.operations / 1e12:.3g}e12 for "
     lines = [
-        f"a {unit}, a chip  collectives: {exchanges or 'none'}",
+        f"{unit}, a device  collectives: {exchanges or 'none'}",
         f"                operations {done}{compiled.model_operations / 1e12:.3g}e12 "
         "of the network's convolutions, "
         f"memory traffic {compiled.bytes / 1e9:.2f} GB",

@@ -16,8 +16,8 @@ class Request:
       overrides: flags on its fields, such as "--config.crop_size=128".
       model: a name of the zoo, for inference; "" for training.
       size: (height, width) of the images, for inference.
-      batch: pairs per step or images per call over all chips; 0: the config's, or one per call;
-        -1: as many as fit.
+      batch: pairs per step or images per call over all devices; 0: the config's, or one image a
+        device; -1: as many as fit.
       precision: compute dtype; "": the config's, or float32 for inference as `dmphn deblur` has it.
       layout: formulation of the convolutions; "": the config's, or the platform's default.
       remat: recompute activations; None: the config's.

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from dmphn_jax.inference.buckets import Size
+from dmphn_jax.inference.computing import Computing
 from dmphn_jax.inference.deblurrer import Deblurrer
-from dmphn_jax.inference.ensembles import Computing, Method, SelfEnsemble, ShiftEnsemble
+from dmphn_jax.inference.ensembles import Method, SelfEnsemble, ShiftEnsemble
 from dmphn_jax.inference.pending import Tiled
 
 Value = TypeVar("Value")

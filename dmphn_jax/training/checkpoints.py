@@ -43,7 +43,6 @@ class Resumed(NamedTuple):
 
     state: TrainState
     run: dict[str, Any]
-    path: Path
 
 
 class RunCheckpoints:
@@ -231,7 +230,7 @@ class RunCheckpoints:
                 raise UserError(f"{path}: not a state of this run: {parameter_name(key)} differs")
             leaves.append(value)
         opt_state = jax.tree.unflatten(jax.tree.structure(template.opt_state), leaves)
-        return Resumed(TrainState(np.int32(run["step"]), raw, average, opt_state), run, path)
+        return Resumed(TrainState(np.int32(run["step"]), raw, average, opt_state), run)
 
     def _set_aside(self, step: int, error: UserError) -> None:
         target = self.folder.parent / "damaged" / str(step)

@@ -22,7 +22,6 @@ from dmphn_jax.training.run_log import RunLog
 from dmphn_jax.training.signals import StopRequest
 from dmphn_jax.training.speed import yardstick
 from dmphn_jax.training.state import TrainState, init_state, make_state
-from dmphn_jax.training.status import RunStatus
 
 
 class TrainResult(NamedTuple):
@@ -30,7 +29,8 @@ class TrainResult(NamedTuple):
 
     Attributes:
       step: steps taken in all.
-      checkpoint: the newest checkpoint; None in processes other than the first.
+      checkpoint: the newest checkpoint; None where there is none, and in processes other than the
+        first.
       stopped: the signal that ended it early, None if it ran to its end.
       scores: of the last evaluation, `eval_<metric>`; empty if there was none.
     """
@@ -80,7 +80,7 @@ def train(
         log = _begin(run, start)
         held.callback(log.close)
         tracing = Profile(profile, run.files / "profile", log.say)
-        return _loop(run, start, log, tracing, stop, run.status)
+        return _loop(run, start, log, tracing, stop)
 
 
 def restore(run: Prepared) -> Start:
@@ -105,26 +105,18 @@ def _begin(run: Prepared, start: Start) -> RunLog:
     log.say(summary.start(run, start.state.params, start.origin, start.step))
     log.file("config.json", json.dumps(run.described["config"], indent=1) + "\n")
     log.file("model.txt", summary.parameters(start.state.params) + "\n")
-    kept = run.store.last_good if run.store else None
-    run.status.update(
-        step=start.step, num_steps=run.num_steps, checkpoint=str(kept) if kept else None
-    )
+    run.status.update(step=start.step, num_steps=run.num_steps, checkpoint=_newest(run))
     return log
 
 
 def _loop(
-    run: Prepared,
-    start: Start,
-    log: RunLog,
-    profile: Profile,
-    stop: StopRequest,
-    status: RunStatus,
+    run: Prepared, start: Start, log: RunLog, profile: Profile, stop: StopRequest
 ) -> TrainResult:
     """Takes the steps; nothing in it waits for the device but the reader, one dispatch behind."""
     config, feed, store, num_steps = run.config, run.feed, run.store, run.num_steps
     state, step, best, _ = start
     by_chip = yardstick(run.mesh, run.model, config)
-    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, status, by_chip)
+    reader = MetricsReader(config, log, store, num_steps, feed.steps_per_epoch, run.status, by_chip)
     evaluation = _evaluation(run, log, stop)
     # On a CPU a loop of steps is slow (see make_train_step) and dispatching costs nothing.
     together = 1 if run.mesh.devices.flat[0].platform == "cpu" else config.steps_per_dispatch
@@ -160,9 +152,17 @@ def _loop(
     # The others wait here while process 0 evaluates and saves: JAX would give it five minutes.
     stopped = distributed.from_first(saved)
     checkpoint = store.last_good if store else None
-    status.update(state="stopped" if stopped else "finished", step=step, checkpoint=str(checkpoint))
+    run.status.update(
+        state="stopped" if stopped else "finished", step=step, checkpoint=_newest(run)
+    )
     log.say(summary.end(step, num_steps, stopped, checkpoint, best, run.workdir))
     return TrainResult(step, checkpoint, stopped, evaluation.scores if evaluation else {})
+
+
+def _newest(run: Prepared) -> str | None:
+    """Returns the place of the run's newest checkpoint, None where there is none."""
+    kept = run.store.last_good if run.store else None
+    return str(kept) if kept else None
 
 
 def _evaluation(run: Prepared, log: RunLog, stop: StopRequest) -> PeriodicEvaluation | None:

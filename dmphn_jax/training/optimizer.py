@@ -29,7 +29,8 @@ class OptimizerOptions:
       schedule: of `SCHEDULES`.
       decay_factor: step: what the learning rate is multiplied by ...
       decay_epochs: ... every so many epochs (PyTorch's StepLR).
-      warmup_steps: steps over which it rises linearly from 0, for every schedule.
+      warmup_steps: steps over which it rises linearly, by equal parts that reach the highest
+        at the first step after them, for every schedule.
       final_fraction: cosine: the learning rate at the last step, as a part of the highest.
       beta1, beta2, epsilon: of Adam.
       weight_decay: adamw only; of the kernels, not of the biases.

@@ -38,7 +38,6 @@ class Prepared:
       model, mesh, feed: what it trains, where, on what.
       test_source: pairs of its evaluations; None where there are none, and in other processes.
       store: its checkpoints, in process 0.
-      saved: the item `run` of its newest checkpoint, in every process; None at a fresh start.
       num_steps: its length.
       tx: its optimiser.
       step: the compiled step, see `make_train_step`.
@@ -54,7 +53,6 @@ class Prepared:
     feed: Feed
     test_source: PairSource | None
     store: RunCheckpoints | None
-    saved: dict[str, Any] | None
     num_steps: int
     tx: Any
     step: Callable[..., Any]
@@ -115,7 +113,6 @@ def prepare(
         feed=feed,
         test_source=test_source,
         store=store,
-        saved=saved,
         num_steps=num_steps,
         tx=tx,
         step=_step(config, model, mesh, feed, tx, schedule),

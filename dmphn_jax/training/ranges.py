@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +31,7 @@ class Range:
         """Returns what is wrong with `value`, "" for nothing."""
         whole = isinstance(self.low, int)
         kind = numbers.Integral if whole else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, kind) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, kind) or value != value:  # NaN
             return f"must be a {'whole ' if whole else ''}number"
         if value < self.low or (value == self.low and self.without == "low"):
             return f"must be {'above' if self.without == 'low' else 'at least'} {self.low:,}"

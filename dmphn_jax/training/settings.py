@@ -77,6 +77,22 @@ def read(path: str, overrides: list[str]) -> Any:
     return config
 
 
+def divided(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the command's own arguments, and those that set the config's fields."""
+    own: list[str] = []
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        arg = rest.pop(0)
+        if not re.match(r"--?(no)?config\.", arg):
+            own.append(arg)
+            continue
+        if "=" not in arg and rest and not rest[0].startswith("-"):
+            arg = f"{arg}={rest.pop(0)}"
+        overrides.append(arg)
+    return own, overrides
+
+
 def choices() -> dict[str, Collection[str]]:
     """Returns the fields that take one of a few names, and the names: those of the registries."""
     return {

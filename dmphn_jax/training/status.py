@@ -16,6 +16,7 @@ from dmphn_jax import storage
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.files import why, write_atomically
 from dmphn_jax.storage import Address
+from dmphn_jax.training import lock
 
 NAME = "status.json"
 STARTING, TRAINING = "starting", "training"  # while a run is at work; then "failed" or an end
@@ -133,12 +134,12 @@ def _at_work(host: str, workdir: Path | Address) -> bool:
         silence = lease.silence(workdir)
         # Clocks may differ by seconds; a killed run's lease stays.
         return silence is not None and silence < 2 * lease.RHYTHM.patience
-    return host != socket.gethostname() or _held(workdir / "lock")
+    return host != socket.gethostname() or _held(workdir / lock.NAME)
 
 
-def _held(lock: Path) -> bool:
+def _held(path: Path) -> bool:
     try:
-        with lock.open() as file:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -178,6 +178,11 @@ def test_agreement_is_a_part_of_the_scale():
     assert (row["scale"], row["bound"]) == (4.0, pytest.approx(4e-4))
     assert agreement.check([reference, contender("b", [0.5, -3.7], "bfloat16")])
     assert agreement.check([reference]) == []
+    # Whichever of two is the reference, the wider bound holds.
+    low, middle = contender("a", [0.5, -4.0], "bfloat16"), contender("b", [0.5, -3.7], "tf32")
+    for pair in ([low, middle], [middle, low]):
+        (row,) = agreement.check(pair)
+        assert row["bound"] == pytest.approx(0.1 * row["scale"])
 
 
 @pytest.mark.parametrize("image", [[0.501, -4.0], [np.nan, -4.0], [0.5]])
@@ -330,13 +335,16 @@ def test_contenders_that_disagree_are_not_timed(monkeypatch, capsys):
         (["--stages=3", "--models=stack2"], "--stages 3: stack2 has 2"),
         (["--precisions=float17"], "--precisions float17: one of float32, tf32, bfloat16, float16"),
         (["--precisions=float16", "--mode=both"], "float16: for --mode inference, not both"),
-        (["--seconds=-1"], "--seconds -1.0: must be 0 or more"),
-        (["--tolerance=nan"], "--tolerance nan: must be 0 or more"),
+        (["--seconds=-1"], "--seconds -1.0: must be a number from 0 up"),
+        (["--seconds=inf"], "--seconds inf: must be a number from 0 up"),
+        (["--tolerance=nan"], "--tolerance nan: must be a number from 0 up"),
+        (["--width=2000"], "--width 2000: at most 1024"),
         (["--out=FILE"], "is a file; name a folder"),
         (["--vs=torch,tensorrt"], "--vs tensorrt: one of torch, torch-compile"),
         (["--torch-variants=as-released", "--vs=openvino"], "needs --vs torch or torch-compile"),
         (["--torch-variants=as-released"], "--torch-variants needs --vs torch or torch-compile"),
         (["--models=dmsn_2", "--scaling", "--sizes=64x64"], "--scaling: dmsn_2 has scales"),
+        (["--models=stack64_vmphn_1", "--scaling"], "--scaling: stack64_vmphn_1: "),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, argv, message):
@@ -355,6 +363,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, argv, message):
         (["--precisions=bfloat16"], "add it to --precisions"),
         (["--torch-variants=compile-tf32"], "--torch-variants compile-tf32: needs a GPU"),
         (["--torch-variants=as-relased"], "(did you mean 'as-released'?)"),
+        (["--torch-variants=compile"], "--torch-variants compile: needs --vs torch-compile"),
     ],
 )
 def test_mistakes_with_torch_are_one_line(capsys, argv, message):

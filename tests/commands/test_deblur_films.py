@@ -1,10 +1,14 @@
 """`dmphn deblur` of films, from the command line."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from dmphn_jax.commands import deblur as command
+from dmphn_jax.errors import UserError
+from dmphn_jax.inference import frame_folder
 from dmphn_jax.inference.deblurrer import Deblurrer
 from tests.support.deblur import run
 from tests.support.films import facts, make_film, pictures
@@ -69,7 +73,8 @@ def test_a_folder_of_films_and_pictures(tmp_path, checkpoint, inverter, capsys):
     assert "deblurred 3 of 4" in captured.out
     assert "1 .ts" in captured.out
     assert len(facts(out / "a.mp4").times) == len(facts(out / "sub" / "b.mkv").times) == 9
-    assert run(mixed, "-c", checkpoint, "-o", out) == 1
+    # The same again, with a flag of films that are all made.
+    assert run(mixed, "-c", checkpoint, "-o", out, "--crf", "20") == 1
     assert "3 skipped" in capsys.readouterr().out
 
 
@@ -122,6 +127,21 @@ def test_wrong_use_is_one_line(tmp_path, checkpoint, monkeypatch, capsys, argume
 def test_frames_that_are_no_range(text):
     with pytest.raises(SystemExit):
         command.parser().parse_args(["a.mp4", "-c", "c", "-o", "o.mp4", f"--frames={text}"])
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1/0", "many", "0.0004"])
+def test_rates_that_are_none(text):
+    with pytest.raises(SystemExit):
+        command.parser().parse_args(["a", "-c", "c", "-o", "o.mp4", f"--rate={text}"])
+
+
+def test_a_folder_of_frames_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(frame_folder.os, "listdir", refuse)
+    with pytest.raises(UserError, match="frames: cannot be read \\(Permission denied"):
+        frame_folder.FrameFolder("frames", Fraction(24), max_pixels=100)
 
 
 def test_a_missing_pyav_is_one_line(tmp_path, checkpoint, inverter, monkeypatch, capsys):

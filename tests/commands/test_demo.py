@@ -92,6 +92,15 @@ def test_a_demo_takes_the_place_of_the_last_one_and_of_nothing_beside_it(trainin
     assert (elsewhere / "file").exists()
 
 
+@pytest.mark.parametrize("steps", ["10", "0", "-5"])
+def test_a_length_that_no_demo_has_leaves_the_last_one_alone(training, tmp_path, steps):
+    demo.main(["--output", str(tmp_path)])
+    before = tree(tmp_path)
+    with pytest.raises((UserError, SystemExit)):
+        demo.main(["--output", str(tmp_path), f"--steps={steps}"])
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize(("by", "status"), [("SIGINT", 130), ("SIGTERM", 75), ("SIGHUP", 75)])
 def test_a_demo_that_was_stopped_ends_as_a_training_run_does(monkeypatch, tmp_path, by, status):
     result = loop.TrainResult(3, None, by, {})

@@ -182,6 +182,9 @@ def test_several_processes_need_a_folder():
         share(None, Pairs())
 
 
-@pytest.mark.parametrize("flag", [["--process", "0/2"], ["--process=0/2"]])
+@pytest.mark.parametrize(
+    "flag",
+    [["--process", "0/2"], ["--process=0/2"], ["--proc", "0/2", "--process", "1/2"]],
+)
 def test_the_command_of_the_report_is_the_same_for_all(flag):
     assert command._without_place(["a", *flag, "--limit", "3"]) == ["a", "--limit", "3"]

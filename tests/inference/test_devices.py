@@ -45,7 +45,8 @@ assert parts[0] < parts[1] / 2, parts
 def test_images_and_tiles_go_to_all_devices(tmp_path):
     on_eight_devices(f"""
 from pathlib import Path
-from dmphn_jax.inference.pipeline import PER_DEVICE, run_jobs
+from dmphn_jax.inference.computing import PER_DEVICE
+from dmphn_jax.inference.pipeline import run_jobs
 from tests.support.deblur import jobs_of
 from tests.support.pictures import pixels
 config = ModelConfig(hierarchy="1", width=1)

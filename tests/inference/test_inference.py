@@ -187,8 +187,10 @@ def test_outputs_that_are_not_finite_are_refused(params):
     with pytest.raises(UserError, match=r"not finite in float16: .* another precision"):
         deblurrers[1](image)
     broken = jax.tree.map(lambda x: x * np.nan, params)
-    with pytest.raises(UserError, match=r"not finite in float32: .* earlier checkpoint"):
-        dmphn_jax.Deblurrer(params=broken, config=CONFIG)(image)
+    lost = dmphn_jax.Deblurrer(params=broken, config=CONFIG)
+    for call in (lost, lost.output):
+        with pytest.raises(UserError, match=r"not finite in float32: .* earlier checkpoint"):
+            call(image)
 
 
 def test_mistakes(params, tmp_path):

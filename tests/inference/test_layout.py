@@ -30,6 +30,15 @@ def test_plan_does_not_touch_the_disk(tmp_path):
         plan([str(tmp_path / "b.png")], str(tmp_path / "out"))
 
 
+def test_what_is_given_twice_is_one_job(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "x.png").mkdir(parents=True)  # no image: a problem that is told once
+    saved(photos / "a.png", noise(4, 4, 3))
+    jobs = plan([str(photos)] * 2, str(tmp_path / "out")).jobs
+    assert [os.path.basename(job.source) for job in jobs] == ["a.png", "x.png"]
+    assert jobs[1].problem
+
+
 def test_of_two_files_for_one_output_the_one_that_keeps_its_name_is_done(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

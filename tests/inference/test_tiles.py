@@ -263,3 +263,5 @@ def test_tiles_that_make_no_sense_are_one_line():
         dmphn_jax.Deblurrer(params=params, config=config, tile=60)
     with pytest.raises(UserError, match="overlap 65: at most half of a tile, 64 of 128"):
         dmphn_jax.Deblurrer(params=params, config=config, tile=128, overlap=65)
+    with pytest.raises(UserError, match="overlap -16: at least 0"):
+        dmphn_jax.Deblurrer(params=params, config=config, tile=128, overlap=-16)

@@ -194,6 +194,11 @@ def test_a_compiler_that_dies_is_one_line(monkeypatch):
             "config.crop_size",
         ),
         (
+            ["--config", "configs/stack4.py", "--devices", "v5e", "--config.crop_size", "9"],
+            "config.crop_size",
+        ),
+        (["--model", "stack4", "--devices", "v5e", "--noconfig.remat"], "config.remat"),
+        (
             ["--config", "configs/stack4.py", "--devices", "v5e", "--config.data.source=folder"],
             "--pairs N",
         ),

@@ -46,6 +46,7 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
         ("optimizer.accumulate_steps=0", "accumulate_steps = 0 must be at least 1"),
         ("ema_decay=1", "ema_decay = 1.0 must be below 1"),
         ("num_steps=9999999999", "num_steps = 9999999999 must be at most"),
+        (f"num_steps=1{'0' * 400}", "num_steps = 1000.* must be at most"),
         ("loss.name=l2", "loss.name = 'l2' is not known"),
         ("augment=moden", "augment = 'moden' is not known .*'modern'"),
         ("optimizer.schedule=cosin", "schedule = 'cosin' is not known .*'cosine'"),

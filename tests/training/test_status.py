@@ -22,6 +22,7 @@ from dmphn_jax.runtime import data_mesh
 from dmphn_jax.training import prepare, speed, status
 from dmphn_jax.training.loop import train
 from dmphn_jax.training.metrics_reader import DivergedError
+from dmphn_jax.training.signals import StopRequest
 from tests.support.commands import help_without
 from tests.support.training import ArrayFeed, tiny_config
 
@@ -53,6 +54,15 @@ def test_a_run_tells_where_it_stands_and_that_it_has_ended(tmp_path, capsys):
     assert said.endswith("health: ok\n")
     assert command.main([str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["health"] == "ok"
+
+
+def test_a_run_stopped_before_its_first_step_has_no_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(StopRequest, "reached", lambda self: "SIGTERM")
+    config = tiny_config()
+    train(config, tmp_path, feed=feed(config))
+    fields = status.read(tmp_path)
+    assert (fields["state"], fields["step"], fields["checkpoint"]) == ("stopped", 0, None)
+    assert "None" not in capsys.readouterr().out
 
 
 def test_a_run_tells_that_it_prepares_from_the_moment_it_has_its_folder(tmp_path, monkeypatch):

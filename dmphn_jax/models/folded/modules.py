@@ -82,7 +82,10 @@ class ResidualBlock(nn.Module):
 
 
 def ends(convolutions: Convolutions, height: int, width: int, strips: int) -> Ended:
-    """Returns what sets to zero what lies behind images that do not fill (height, width) arrays."""
+    """Returns what sets to zero what lies behind images that do not fill their arrays.
+
+    `height` and `width` are those of the arrays' features at a quarter of the resolution.
+    """
     filled = convolutions.filled(height, width)
     if filled is None:
         return lambda x, plane: x
