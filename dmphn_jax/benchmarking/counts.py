@@ -7,19 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dmphn_jax.cpu_kernels import TARGETS
-from dmphn_jax.models import ModelConfig, multiply_adds
-
-TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the kernels
-
-
-def flops(config: ModelConfig, size: tuple[int, int], batch: int, *, training: bool) -> float:
-    """Returns the floating-point operations of all convolutions for a batch of (H, W) images.
-
-    Two per multiply-accumulate. Training counts three times the forward pass; the update and the
-    gradient of the first layer's input, which nobody takes, are not told apart.
-    """
-    forward = 2 * multiply_adds(config, *size) * batch
-    return forward * TRAINING_FACTOR if training else forward
+from dmphn_jax.models import ModelConfig
 
 
 def xla_counts(traced: Any, lowered: Any, compiled: Any) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from dmphn_jax.benchmarking.peers import VARIANTS
 from dmphn_jax.benchmarking.timing import Stolen, measure, queue_for
 from dmphn_jax.errors import UserError, out_of_memory
 from dmphn_jax.evaluation.paper import label_of
-from dmphn_jax.models import ModelConfig, init_params, zoo
+from dmphn_jax.models import ModelConfig, init_params, operations, zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +213,8 @@ def _run(
         queue=settings.queue,
     )
     about["stolen_share"] = stolen.share()
-    operations = counts.flops(
-        counts.cut(group.config, group.stages),
-        group.size,
-        group.batch,
-        training=group.mode == "training",
-    )
+    cut = counts.cut(group.config, group.stages)
+    flops = group.batch * operations(cut, *group.size, training=group.mode == "training")
     rows = []
     for contender, taken in zip(made, times, strict=True):
         seconds = taken.throughput_ms / 1000
@@ -234,10 +230,10 @@ def _run(
                 "images_per_second": group.batch / seconds,
                 "compile_s": contender.compile_s,
                 "memory": contender.memory(),
-                "flops": operations,
-                "flops_per_second": operations / seconds,
+                "flops": flops,
+                "flops_per_second": flops / seconds,
                 "share_of_matmul": _share(
-                    operations / seconds, ceiling(ceilings, "matmul", contender.precision)
+                    flops / seconds, ceiling(ceilings, "matmul", contender.precision)
                 ),
                 "xla": contender.counts or None,
                 "bytes_per_second": counted and counted / seconds,

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from dmphn_jax.errors import UserError, nearest
 from dmphn_jax.models import zoo
-from dmphn_jax.models.config import PRECISIONS, ModelConfig, multiply_adds, parameter_count
+from dmphn_jax.models.config import (
+    PRECISIONS,
+    ModelConfig,
+    multiply_adds,
+    operations,
+    parameter_count,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +35,7 @@ __all__ = [
     "convolutions_named",
     "init_params",
     "multiply_adds",
+    "operations",
     "parameter_count",
     "parameter_name",
     "parameter_shapes",

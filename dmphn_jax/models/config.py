@@ -154,3 +154,13 @@ def multiply_adds(config: ModelConfig, height: int, width: int) -> float:
     if config.family == "dmsn":
         return config.stages * sum(per_pair / 4**k for k in range(int(config.hierarchy)))
     return config.applications * per_pair
+
+
+def operations(config: ModelConfig, height: int, width: int, *, training: bool = False) -> float:
+    """Returns the floating-point operations of all convolutions for one image or pair of crops.
+
+    Two per multiply-accumulate. Training counts three times the forward pass, whose backward pass
+    has gradients of inputs and of kernels; the update and the gradient of the first layer's input,
+    which nobody takes, are not told apart.
+    """
+    return (3 if training else 1) * 2 * multiply_adds(config, height, width)

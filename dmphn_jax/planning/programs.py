@@ -18,7 +18,7 @@ from dmphn_jax.models import (
     build,
     convolutions_for,
     convolutions_named,
-    multiply_adds,
+    operations,
     parameter_shapes,
     zoo,
 )
@@ -99,8 +99,7 @@ def training(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Lowe
         optimiser=_bytes(state.opt_state),
         average=_bytes(state.ema),
         resident=_bytes(resident) // mesh.size,
-        # A backward pass costs two forward ones; a multiply-add is two operations.
-        model_operations=6 * local * multiply_adds(model, side, side),
+        model_operations=local * operations(model, side, side, training=True),
         full_resolution=local * side**2 * model.width,
         precision=config.compute_dtype,
         layout=layout,
@@ -137,7 +136,7 @@ def inference(request: Request, machine: Machine, mesh: Mesh, batch: int) -> Low
         optimiser=0,
         average=0,
         resident=0,
-        model_operations=2 * local * multiply_adds(model, height, width),
+        model_operations=local * operations(model, height, width),
         full_resolution=int(local * height * width * model.width),
         precision=request.precision,
         layout=layout,

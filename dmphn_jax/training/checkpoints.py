@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -33,7 +32,7 @@ from dmphn_jax.storage import Address
 from dmphn_jax.storage.names import MODEL, PARAMS, RUN, STATE
 from dmphn_jax.training import run_record
 from dmphn_jax.training.run_record import DamagedError
-from dmphn_jax.training.state import TrainState
+from dmphn_jax.training.state import TrainState, local_copy
 
 _DELETED = ".deleted"
 
@@ -118,9 +117,7 @@ class RunCheckpoints:
         Raises UserError if the save before this one failed.
         """
         self.wait()
-        # Replicated arrays: this process's first copy is the whole.
-        local = jax.tree.map(lambda x: x.addressable_data(0), state)
-        self._pending = self._thread.submit(self._write, _copy(local), dict(run), score)
+        self._pending = self._thread.submit(self._write, local_copy(state), dict(run), score)
 
     def wait(self) -> None:
         """Waits for the save under way; raises UserError if it failed."""
@@ -273,11 +270,6 @@ def _rank(metrics: dict[str, float]) -> float:
 
 def _is_step(path: Path) -> bool:
     return path.name.isascii() and path.name.isdigit()
-
-
-@jax.jit
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

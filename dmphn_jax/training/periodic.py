@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dmphn_jax.data.base import PairSource
@@ -19,6 +17,7 @@ from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.models import ModelConfig
 from dmphn_jax.training import summary
 from dmphn_jax.training.run_log import RunLog
+from dmphn_jax.training.state import local_copy
 
 
 class PeriodicEvaluation:
@@ -70,8 +69,7 @@ class PeriodicEvaluation:
         that is no finite number, as where no pair can be scored, is None and no best.
         """
         self.left = None
-        # Copies on the device: the state itself is given to the next step.
-        params = _copy(jax.tree.map(lambda x: x.addressable_data(0), params))
+        params = local_copy(params)  # the state itself is given to the next step
         try:
             scores = self._scored(Deblurrer(params=params, config=self._model), step)
         except _AskedToStop as asked:
@@ -123,8 +121,3 @@ class PeriodicEvaluation:
 
 class _AskedToStop(Exception):  # noqa: N818 (nothing is wrong)
     """Ends an evaluation; says by which signal."""
-
-
-@jax.jit
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)

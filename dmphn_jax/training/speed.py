@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dmphn_jax import chips
-from dmphn_jax.models.config import ModelConfig, multiply_adds
+from dmphn_jax.models.config import ModelConfig, operations
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -52,9 +52,8 @@ def yardstick(mesh: Mesh, model: ModelConfig, config: Any) -> Yardstick | None:
     if devices[0].platform == "tpu":  # some chips are two devices
         count = len({(device.slice_index, *device.coords) for device in devices})
     chip = chips.of_kind(devices[0].device_kind)
-    # A backward pass costs two forward ones; a multiply-add is two operations.
-    operations = 6 * multiply_adds(model, config.crop_size, config.crop_size)
-    return Yardstick(count, operations, chip.peak.get(config.compute_dtype) if chip else None)
+    each = operations(model, config.crop_size, config.crop_size, training=True)
+    return Yardstick(count, each, chip.peak.get(config.compute_dtype) if chip else None)
 
 
 def told(fields: dict[str, Any]) -> str:

@@ -33,6 +33,16 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
+def local_copy(tree: Any) -> Any:
+    """Returns copies on one device of this process: replicated arrays may then be given away."""
+    return _copy(jax.tree.map(lambda x: x.addressable_data(0), tree))
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
 def make_state(params: Any, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
     """Returns the state before step 1; pure, and its arrays are copies of `params`."""
     copy = jax.tree.map(jnp.copy, params)

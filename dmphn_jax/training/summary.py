@@ -10,7 +10,7 @@ import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from dmphn_jax.models import multiply_adds, parameter_count, parameter_name, zoo
+from dmphn_jax.models import multiply_adds, operations, parameter_count, parameter_name, zoo
 from dmphn_jax.storage import Address
 from dmphn_jax.training.optimizer import OptimizerOptions
 
@@ -36,7 +36,8 @@ def start(run: Prepared, params: Any, origin: str, step: int) -> str:
     """
     config, model, feed = run.config, run.model, run.feed
     crop, batch = config.crop_size, config.batch_size
-    cost = multiply_adds(model, crop, crop)
+    forward = multiply_adds(model, crop, crop)
+    step_cost = batch * operations(model, crop, crop, training=True) / 2
     entry = zoo.paper_entry(model)
     title = (
         f"{entry.label}; the paper's: {entry.psnr} dB, SSIM {entry.ssim}"
@@ -56,9 +57,8 @@ def start(run: Prepared, params: Any, origin: str, step: int) -> str:
             f"training   steps {step:,} to {run.num_steps:,} "
             f"({run.num_steps / feed.steps_per_epoch:,.1f} epochs), {config.loss.name}, "
             f"{config.optimizer.name} at {rate}",
-            # A backward pass costs two forward ones.
-            f"cost       {cost / 1e9:,.2f} GMAC per crop forward, about "
-            f"{3 * cost * batch / 1e9:,.1f} GMAC per step; the time follows the first steps",
+            f"cost       {forward / 1e9:,.2f} GMAC per crop forward, about "
+            f"{step_cost / 1e9:,.1f} GMAC per step; the time follows the first steps",
         ]
     )
 

@@ -23,7 +23,7 @@ from dmphn_jax.benchmarking.ceilings import ceiling, ceilings
 from dmphn_jax.benchmarking.contender import Contender
 from dmphn_jax.commands import benchmark
 from dmphn_jax.errors import UserError, run_command
-from dmphn_jax.models import ModelConfig, init_params, multiply_adds
+from dmphn_jax.models import ModelConfig, init_params, multiply_adds, operations
 from tests.support.commands import help_without
 
 TINY = ["--models=dmphn_1", "--width=2", "--sizes=16x16", "--batches=1", "--rounds=3"]
@@ -93,7 +93,7 @@ def test_operations_are_what_the_compiler_counts(training, width):
     config = ModelConfig("dmphn", "1", width=width)
     group = groups.Group("training" if training else "inference", config, (64, 64), 2)
     (made,) = groups.contenders(group, groups.Settings(device=jax.devices()[0]))
-    counted = counts.flops(config, (64, 64), 2, training=training)
+    counted = 2 * operations(config, 64, 64, training=training)
     assert counted == (3 if training else 1) * 2 * 2 * multiply_adds(config, 64, 64)
     # The compiler leaves out products with the zeros of borders; a first layer has no gradient
     # of its input.
@@ -212,7 +212,7 @@ def test_sweeps_vary_one_thing():
     assert [g.config.stages for _, g in made["stages"]] == [1, 2, 3, 4]
     # By the formula all of them are straight lines.
     for points in made.values():
-        cost = [counts.flops(g.config, g.size, g.batch, training=False) for _, g in points]
+        cost = [g.batch * operations(g.config, *g.size) for _, g in points]
         assert scaling.fit([x for x, _ in points], cost).r2 == pytest.approx(1)
     with pytest.raises(UserError, match="scales, not levels"):
         scaling.sweeps(ModelConfig("dmsn", "2"), (64, 32))

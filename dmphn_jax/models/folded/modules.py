@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmphn_jax.models.blocks import feature_precision, image_precision
-from dmphn_jax.models.conv import paper_init
+from dmphn_jax.models.conv import parameters
 from dmphn_jax.models.convolutions import Convolutions
 from dmphn_jax.models.folded.convolution import convolve
 from dmphn_jax.models.folded.planes import Plane, planes
@@ -49,9 +49,7 @@ class Conv(nn.Module):
         """`convolve` with the module's parameters."""
         size = 4 if self.kind == "up" else 3
         shape = (size, size, x.shape[-1] // source.pixels, self.features)
-        kernel = self.param("kernel", paper_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x = x.astype(self.dtype)
+        x, (kernel, bias) = x.astype(self.dtype), parameters(self, shape)
         return convolve(x, kernel, bias, source, target, self.kind, self.precision, relu_of)
 
 
