@@ -57,12 +57,26 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
     """`write_atomically` for a file a user asked for: raises UserError where it cannot be written.
 
-    Text is written as UTF-8.
+    Text is written as UTF-8; bytes of file names that are none are spelled out.
     """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
     try:
-        write_atomically(path, content.encode() if isinstance(content, str) else content)
+        write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be written: {why(error)}") from None
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raises UserError where `write_file` could not write, before minutes go into what it would."""
+    name, place = shown(path), Path(path).absolute()
+    folder = next(parent for parent in place.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UserError(
+            f"{name}: cannot be written: {shown(folder)} is no folder that can be written to"
+        )
+    if place.is_dir():
+        raise UserError(f"{name}: cannot be written: it is a folder")
 
 
 def remove(path: Path) -> None:

@@ -159,10 +159,8 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         total = 0
         for pair in pairs:
             height, width = self._sizes[f"{pair.sequence}/{pair.frame}"]
-            rows = len(tile_starts(height, config.size[0], config.stride))
-            columns = len(tile_starts(width, config.size[1], config.stride))
             area = min(height, config.size[0]) * min(width, config.size[1])
-            total += 2 * 3 * rows * columns * area
+            total += 2 * 3 * self._examples(pair) * area
         return total
 
     def _write(self, tree: trees.Tree, found: trees.Found, folder: Path) -> list:
@@ -214,6 +212,7 @@ class PairBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         ]
 
     def _examples(self, pair: trees.Files) -> int:
+        """Returns how many records a pair gives: itself, or its tiles."""
         config = self.builder_config
         if config.size is None:
             return 1

@@ -102,9 +102,13 @@ class Found:
         return out
 
 
+# (split, sequence, frame) -> side -> file
+_Sides = dict[tuple[str, str, str], dict[str, PurePosixPath]]
+
+
 def find_gopro(tree: Tree, blur: str = "blur") -> Found:
     """Returns the pairs of a GOPRO_Large-shaped tree; `blur` is 'blur' or 'blur_gamma'."""
-    sides: dict[tuple[str, str, str], dict[str, PurePosixPath]] = {}
+    sides: _Sides = {}
     for path in tree.images():
         if len(path.parts) < 3 or path.parts[-2] not in (blur, "sharp"):
             continue
@@ -113,13 +117,13 @@ def find_gopro(tree: Tree, blur: str = "blur") -> Found:
         if not above or above[-1] not in ("train", "test"):
             continue
         key = (above[-1], path.parts[-3], path.stem)
-        sides.setdefault(key, {})["sharp" if path.parts[-2] == "sharp" else "blurry"] = path
+        _put(tree, sides, key, "sharp" if path.parts[-2] == "sharp" else "blurry", path)
     return _paired(tree, sides)
 
 
 def find_video_deblurring(tree: Tree) -> Found:
     """Returns the pairs of a tree of <video>/{input,GT}; the published test list splits it."""
-    sides: dict[tuple[str, str, str], dict[str, PurePosixPath]] = {}
+    sides: _Sides = {}
     for path in tree.images():
         if len(path.parts) < 3 or path.parts[-2] not in ("input", "GT"):
             continue
@@ -128,11 +132,23 @@ def find_video_deblurring(tree: Tree) -> Found:
         video = path.parts[-3]
         split = "test" if video in splits.VIDEO_DEBLURRING_TEST else "train"
         key = (split, video, path.stem)
-        sides.setdefault(key, {})["sharp" if path.parts[-2] == "GT" else "blurry"] = path
+        _put(tree, sides, key, "sharp" if path.parts[-2] == "GT" else "blurry", path)
     return _paired(tree, sides)
 
 
-def _paired(tree: Tree, sides: dict[tuple[str, str, str], dict[str, PurePosixPath]]) -> Found:
+def _put(
+    tree: Tree, sides: _Sides, key: tuple[str, str, str], side: str, path: PurePosixPath
+) -> None:
+    """Adds a file; raises UserError where another one has its place, which nothing can decide."""
+    before = sides.setdefault(key, {}).setdefault(side, path)
+    if before != path:
+        raise UserError(
+            f"{tree.name(path)} and {tree.name(before)}: which is the {side} side of "
+            f"{key[1]}/{key[2]}? --source needs one copy of every frame"
+        )
+
+
+def _paired(tree: Tree, sides: _Sides) -> Found:
     found = Found()
     for (split, sequence, frame), side in sorted(sides.items()):
         if len(side) == 2:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmphn_jax import storage
 from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.video.encoding import IN_FOLDERS
 
@@ -25,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files, or folders of them")
-    add("--output", "-o", type=Path, required=True, metavar="D", help="folder to write")
+    add("--output", "-o", required=True, metavar="D", help="folder to write")
     add(
         "--frames",
         type=_range,
@@ -77,13 +78,19 @@ def _find_videos(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IN_FOLDERS)
+            inside = sorted(p for p in path.rglob("*") if _is_video(p, path))
             if not inside:
                 raise UserError(f"{path}: holds no videos ({' '.join(sorted(IN_FOLDERS))})")
             found += inside
         else:
             found.append(path)  # one that is missing is reported when it is its turn
     return list(dict.fromkeys(found))
+
+
+def _is_video(path: Path, folder: Path) -> bool:
+    """Tells whether a path below a folder is a film; hidden ones are unfinished, or no films."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in IN_FOLDERS and not hidden and not path.is_dir()
 
 
 def _report(path: Path, args: argparse.Namespace, pairs: VideoPairs) -> None:
@@ -93,10 +100,9 @@ def _report(path: Path, args: argparse.Namespace, pairs: VideoPairs) -> None:
     entry = pairs.entry
     if pairs.done_before:
         print(f"{path}: already done, {len(entry.pairs)} pairs")
-        return
     for note in pairs.notes:
         print(f"dmphn: note: {path}: {note}", file=sys.stderr)
-    if entry.pairs:
+    if entry.pairs and not pairs.done_before:
         cuts = f", {entry.cuts} scene cuts" if entry.cuts else ""
         done = "would be made" if args.dry_run else "made"
         print(f"{path}: {len(entry.pairs)} pairs {done} of {entry.frames} frames{cuts}")
@@ -122,6 +128,8 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.data.video_pairs import make_video_pairs
     from dmphn_jax.video.reading import VideoError
 
+    storage.local_only("--output", args.output)
+    args.output = Path(args.output)
     names = [field.name for field in dataclasses.fields(PairOptions)]
     options = PairOptions(**{name: getattr(args, name) for name in names})
     videos = _find_videos(args.videos)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
 
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
-from dmphn_jax.files import write_file
+from dmphn_jax.files import check_place, write_file
 from dmphn_jax.models import LAYOUTS, PRECISIONS, zoo
 from dmphn_jax.planning import experiments, machines, report, run
 from dmphn_jax.planning.request import Compiled, Request
@@ -98,7 +96,7 @@ def main(argv: list[str]) -> int:
     machine = machines.parse(args.devices)
     request = _request(args, machine, overrides)
     for path in filter(None, (args.json, args.hlo)):
-        _check_place(path)
+        check_place(path)
     found = run.ask(request, lambda said: print(f"compiling {said}", file=sys.stderr, flush=True))
     for tried in found[:-1]:
         print(f"batch {tried.batch}: {'fits' if tried.fits else 'does not fit'}")
@@ -187,12 +185,3 @@ def _plan(
             f"config's {config.batch_size} evenly; run it with --config.batch_size={compiled.batch}"
         )
     return report.Plan(name, machine, compiled, (side, side), length, price, note)
-
-
-def _check_place(path: str) -> None:
-    """Raises UserError where no file can be written, before minutes go into compiling."""
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UserError(f"{path}: cannot be written: {folder} is no folder that can be written to")
-    if Path(path).is_dir():
-        raise UserError(f"{path}: cannot be written: it is a folder")

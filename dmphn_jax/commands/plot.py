@@ -6,6 +6,7 @@ import argparse
 import io
 from pathlib import Path
 
+from dmphn_jax import storage
 from dmphn_jax.errors import UserError
 from dmphn_jax.evaluation import figures
 from dmphn_jax.files import write_file
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     add("--paper", action="store_true", help="draw the paper's points too")
     add("--title", help="above the figure")
     args = parser.parse_args(argv)
+    storage.local_only("--output", args.output)
     kind = Path(args.output).suffix[1:].lower()
     if kind not in FORMATS:
         raise UserError(f"--output {args.output}: ends in none of .{', .'.join(FORMATS)}")
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> int:
     for path in args.reports:
         name, points, size = figures.read_points(path)
         sizes |= size
-        series.setdefault(name, []).extend(points)
+        series.setdefault(name if name not in series else path, []).extend(points)
     figure = figures.draw(series, sorted(sizes), paper=args.paper, title=args.title)
     content = io.BytesIO()
     figure.savefig(content, format=kind)

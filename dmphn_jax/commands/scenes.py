@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dmphn_jax import storage
 from dmphn_jax.data.psnr import psnr
 from dmphn_jax.data.synthetic import SyntheticScenes, contact_sheet
 from dmphn_jax.errors import UserError
-from dmphn_jax.files import new_file, why
+from dmphn_jax.files import check_place, new_file, why
+from dmphn_jax.images import WRITABLE, format_of
+
+_MOST_PIXELS = 500_000_000
 
 
 def main(argv: list[str]) -> int:
@@ -32,13 +36,17 @@ def main(argv: list[str]) -> int:
     if args.columns < 1:
         raise UserError("--columns must be at least 1")
 
+    storage.local_only("--contact-sheet", args.contact_sheet)
+    out = Path(args.contact_sheet)
+    if format_of(out) not in WRITABLE:
+        raise UserError(f"--contact-sheet {out}: name it {', '.join(WRITABLE.values())}")
+    check_place(out)
+    if 2 * args.count * args.size[0] * args.size[1] > _MOST_PIXELS:
+        raise UserError(f"--count {args.count}: a sheet has at most {_MOST_PIXELS:,} pixels")
     from PIL import Image
 
     scenes = SyntheticScenes(args.size, args.count, args.seed, motion=args.motion, noise=args.noise)
     pairs = list(scenes)
-    out = Path(args.contact_sheet)
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder")
     try:
         with new_file(out) as temporary:
             Image.fromarray(contact_sheet(pairs, args.columns)).save(temporary, optimize=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dmphn_jax import storage
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.models import PRECISIONS
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from dmphn_jax.models.output import Output
+
+_LEAST = 11  # SSIM's window
 
 DESCRIPTION = """\
 Draw a model's intermediate images for one photo, as one picture.
@@ -52,8 +55,11 @@ def main(argv: list[str]) -> int:
     if args.panel_width < 16:
         raise UserError(f"--panel-width {args.panel_width}: at least 16 pixels")
 
-    from dmphn_jax.images import Image, read_rgb, write_image
+    from dmphn_jax.images import WRITABLE, Image, format_of, read_rgb, write_image
 
+    storage.local_only("--output", args.output)
+    if format_of(args.output) not in WRITABLE:
+        raise UserError(f"--output {args.output}: name it {', '.join(WRITABLE.values())}")
     blurry = read_rgb(args.image)
     sharp = read_rgb(args.sharp) if args.sharp else None
     if sharp is not None and sharp.shape != blurry.shape:
@@ -61,6 +67,8 @@ def main(argv: list[str]) -> int:
             f"{args.sharp}: is {_size(sharp)}, but {args.image} is {_size(blurry)}; "
             "the sharp image must have the blurry one's size"
         )
+    if sharp is not None and min(sharp.shape[:2]) < _LEAST:
+        raise UserError(f"{args.sharp}: is {_size(sharp)}; SSIM needs {_LEAST} x {_LEAST} pixels")
     crop = _crop(args.crop, blurry)
 
     from dmphn_jax.inference.deblurrer import Deblurrer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -180,8 +180,8 @@ def _published_split(files: Files, split: str) -> Files:
 
 def _listed(path: Path) -> list[tuple[str, Path, Path]]:
     """Reads a list of pairs; the side whose path says so is the sharp one, else the second."""
-    pairs = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    pairs: dict[str, tuple[str, Path, Path]] = {}
+    for number, line in enumerate(_lines(path), 1):
         mark = next((mark for mark in "\t," if mark in line), None)
         words = [word.strip() for word in line.split(mark) if word.strip()]
         if not words or words[0].startswith("#"):
@@ -196,8 +196,20 @@ def _listed(path: Path) -> list[tuple[str, Path, Path]]:
             next((base / word for base in bases if (base / word).exists()), path.parent / word)
             for word in (first, second)
         ]
-        pairs.append((Path(first).with_suffix("").as_posix(), *files))
-    return pairs
+        name = os.path.splitext(Path(first).as_posix())[0]
+        if name in pairs:
+            raise UserError(f"{path}:{number}: {name} comes twice; a pair's name is its own")
+        pairs[name] = (name, *files)
+    return list(pairs.values())
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a text file; raises UserError if it is none, before it is read."""
+    with path.open(errors="replace") as file:
+        if "\0" in file.read(4096):
+            raise UserError(f"{path}: neither a folder nor a list of pairs")
+        file.seek(0)
+        yield from file
 
 
 def _is_sharp(path: str) -> bool:

@@ -116,13 +116,19 @@ class RecordViews:
         return starts
 
     def pair(self, index: int) -> tuple[Image, Image]:
-        """Returns where record `index` keeps its blurry and its sharp image."""
+        """Returns where record `index` keeps its blurry and its sharp image.
+
+        Raises NotViewableError if it is not laid out as `RecordViews` reads them.
+        """
         found = self._pairs.get(index)
         if found is None:
             if self._starts is None:
                 with self._lock:
                     self._starts = self._starts or self._walk()
-            found = self._pairs[index] = self._locate(*self._starts[index])
+            try:
+                found = self._pairs[index] = self._locate(*self._starts[index])
+            except (UnicodeDecodeError, IndexError) as error:
+                raise NotViewableError(f"{self.path}: record {index}: {error}") from None
         return found
 
     def _locate(self, start: int, length: int) -> tuple[Image, Image]:

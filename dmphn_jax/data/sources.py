@@ -59,6 +59,8 @@ def open_source(
             motion=options.motion,
             cache=options.cache or None,
         )
+    if name == "video_deblurring" and options.blur != "blur":
+        raise UserError(f"blur {options.blur!r}: of gopro and folders; {name} has one blurry side")
     if name in PREPARED:
         return _open_prepared(name, split, options, tiles=split == "train" and not whole)
     path = _place(options.data_dir if name == "folder" else name)
@@ -67,7 +69,7 @@ def open_source(
         raise UserError(
             f"data source {name!r}: no such folder, nor one of {known}{nearest(name, SOURCES)}"
             if name != "folder"
-            else f"config.data.data_dir={path}: no such folder of pairs"
+            else f"data_dir={path}: no such folder of pairs"
         )
     if storage.is_file(path / "dataset_info.json"):
         return _open_records(path, split, options.views)
@@ -103,7 +105,7 @@ def _open_prepared(name: str, split: str, options: SourceOptions, tiles: bool) -
     raise UserError(
         f"{name} is not prepared in {data_dir} (no {options.records or frames}): "
         f"python -m tfds_gopro.prepare {name} --source FOLDER_OR_ZIP --data-dir {data_dir}{flags}; "
-        "--config.data.source=synthetic runs without it"
+        "synthetic scenes need nothing: --config.data.source=synthetic, or --data synthetic"
     )
 
 

@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +75,7 @@ class SyntheticScenes(Sequence):
 
     def __getitem__(self, index: int) -> Pair:
         """Renders pair `index` (or reads it from the cache): uint8 (H, W, 3) twice."""
+        index = operator.index(index)
         name = self.names[index]  # an IndexError beyond the end, as iteration expects
         index = range(len(self))[index]
         if self._cache is None:
@@ -105,7 +108,7 @@ def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns a cached pair; None if there is none or it is damaged."""
     try:
         pair = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError):
         return None
     return pair if pair.shape == shape and pair.dtype == np.uint8 else None
 
@@ -124,6 +127,8 @@ def _psnr(pair: Pair) -> float:
 
 def contact_sheet(pairs: Sequence[Pair], columns: int) -> np.ndarray:
     """Lays pairs of one size out from the most to the least blurred, blurry above sharp.
+
+    There is at least one pair.
 
     Returns:
       uint8 (H, W, 3): rows of `columns` pairs; each pair is headed by its PSNR.

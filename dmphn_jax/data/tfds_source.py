@@ -44,7 +44,7 @@ class _Prepared:
             self._builder = tfds.builder_from_directory(self.folder)
             info = self._builder.info.splits.get(split)
             missing = [path for path in (info.filepaths if info else ()) if not path.exists()]
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # TFDS and protobuf raise many types for damaged files
             raise UserError(
                 f"{self.folder}: not whole records of this package ({one_line(error)}); "
                 "prepare them again"
@@ -57,8 +57,6 @@ class _Prepared:
                 " prepare it again"
             )
         self.names: Sequence[str] = [f"{frame[0]}/{frame[1]}" for frame in self._frames]
-        # What the prepared set lacks of the published one; empty for a whole set.
-        self.missing: list[str] = self.metadata.get("missing", [])
 
     def __len__(self) -> int:
         """Returns the number of frames."""
@@ -202,16 +200,16 @@ class CropsSource(_Prepared):
         self, record: int, y: int, x: int, out_blurry: np.ndarray, out_sharp: np.ndarray
     ) -> None:
         """Copies a window of a tile into two arrays of its size."""
-        if self._views is not None:
-            shard = bisect_right(self._shard_ends, record)
-            views = self._views[shard]
-            blurry, sharp = views.pair(record - self._shard_ends[shard] + self._lengths[shard])
-            views.window(blurry, y, x, out_blurry)
-            views.window(sharp, y, x, out_sharp)
-            return
         try:
+            if self._views is not None:
+                shard = bisect_right(self._shard_ends, record)
+                views = self._views[shard]
+                blurry, sharp = views.pair(record - self._shard_ends[shard] + self._lengths[shard])
+                views.window(blurry, y, x, out_blurry)
+                views.window(sharp, y, x, out_sharp)
+                return
             tile = self._records[record]
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, record_views.NotViewableError) as error:
             raise UserError(
                 f"{self.folder}: {self.split} tile {record} is damaged ({one_line(error)})"
             ) from error

@@ -63,7 +63,9 @@ class PairOptions:
         """Yields windows' lengths without end; they depend on the seed and the video's name."""
         low, high = self.frames
         allowed = [n for n in range(low, high + 1) if n % 2 or not self.odd]
-        rng = np.random.default_rng([self.seed % 2**64, zlib.crc32(name.encode())])
+        rng = np.random.default_rng(
+            [self.seed % 2**64, zlib.crc32(name.encode(errors="surrogateescape"))]
+        )
         while True:
             yield int(rng.choice(allowed))
 

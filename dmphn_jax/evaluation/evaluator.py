@@ -25,9 +25,11 @@ from dmphn_jax.evaluation.report import Report, Row
 from dmphn_jax.evaluation.results import ResultsFile, key_of
 from dmphn_jax.evaluation.scores import EvaluationResult, ImageScores, Runtime
 from dmphn_jax.evaluation.scoring import measure_runtime, score_pairs
-from dmphn_jax.files import write_file
+from dmphn_jax.files import why, write_file
 from dmphn_jax.images import Image, write_image
 from dmphn_jax.runtime import cores
+
+_KEY = ".results-key"  # in a folder of images: of which results they are
 
 
 class Entry(NamedTuple):
@@ -64,6 +66,7 @@ class Evaluation:
         self._indices = options.pairs.indices(self.names)
         self._identity = {**options.pairs.identity(), "names": key_of(names=self.names)}
         self._labels: set[str] = set()
+        self._folders: dict[str, Path] = {}  # key -> where the images go
         self._failed: dict[str, dict[int, str]] = collections.defaultdict(dict)
         self._rows: list[Row] = []
         if options.folder:
@@ -83,8 +86,12 @@ class Evaluation:
     def enter(self, contender: Contender) -> Entry:
         """Returns a contender with its key, and a label that no other one has."""
         label = contender.label
-        if label in self._labels:  # the same model twice: say which
-            label = f"{label} ({contender.checkpoint or len(self._labels)})"
+        if label in self._labels and contender.checkpoint:  # the same model twice: say which
+            label = f"{label} ({contender.checkpoint})"
+        name, number = label, 1
+        while label in self._labels:
+            number += 1
+            label = f"{name} ({number})"
         self._labels.add(label)
         return Entry(contender, contender.key(self._identity), label)
 
@@ -123,8 +130,7 @@ class Evaluation:
         return [
             dataclasses.replace(scored[self.names[index]], index=index)
             for index in self._indices
-            if self.names[index] in scored
-            and not self._image_missing(entry.label, self.names[index])
+            if self.names[index] in scored and not self._image_missing(entry, self.names[index])
         ]
 
     def missing(self, entry: Entry) -> list[int]:
@@ -145,7 +151,7 @@ class Evaluation:
         """Scores pairs and keeps the results; see `score_pairs`."""
 
         def save(image: ImageScores, output: np.ndarray) -> None:
-            write_image(self._image_path(entry.label, image.name), Image(output))
+            write_image(self._image_path(entry, image.name), Image(output))
 
         def scored(image: ImageScores) -> None:
             if self.file:
@@ -225,13 +231,42 @@ class Evaluation:
         failures = [line for _, line in sorted(self._failed[entry.key].items())]
         return dataclasses.replace(result, images=images, failures=failures)
 
-    def _image_path(self, label: str, name: str) -> Path:
-        model = re.sub(r"[^\w.()-]+", "_", label).strip("_")
+    def _image_path(self, entry: Entry, name: str) -> Path:
         parts = [part for part in Path(name).parts if part not in ("/", "..")]
-        return Path(self._options.save_images, model, *parts[:-1], f"{parts[-1]}.png")
+        return Path(self._folder_of(entry), *parts[:-1], f"{parts[-1]}.png")
 
-    def _image_missing(self, label: str, name: str) -> bool:
-        return bool(self._options.save_images) and not self._image_path(label, name).exists()
+    def _image_missing(self, entry: Entry, name: str) -> bool:
+        return bool(self._options.save_images) and not self._image_path(entry, name).exists()
+
+    def _folder_of(self, entry: Entry) -> Path:
+        """Returns the folder of a contender's images, beside another's of the same label."""
+        if entry.key not in self._folders:
+            model = re.sub(r"[^\w.()-]+", "_", entry.label).strip("_")
+            folder = Path(self._options.save_images, model)
+            if not _claimed(folder, entry.key):
+                folder = folder.with_name(f"{model}-{entry.key[:8]}")
+                _claimed(folder, entry.key)
+                say(f"{entry.label}: images go to {folder}, since {model} has another checkpoint's")
+            self._folders[entry.key] = folder
+        return self._folders[entry.key]
+
+
+def _claimed(folder: Path, key: str) -> bool:
+    """Tells whether a folder of images is that of the results of a key; takes it if it is none's.
+
+    Raises UserError if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / _KEY, "x") as file:
+            file.write(key)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is a file; name another --save-images") from None
+        return (folder / _KEY).read_text() in ("", key)  # "": another process takes it just now
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {why(error)}") from None
+    return True
 
 
 def say(line: str) -> None:

@@ -101,7 +101,15 @@ def _remarks(report: Report, videos: bool) -> list[str]:
         lines += [RUNTIME_NOTES, ""]
     if any(row.images_per_second for row in rows):
         lines += [RATE_NOTES, ""]
-    complete = (report.source, report.split, report.images) == ("gopro", "test", 1111)
+    failed = max((row.failed for row in rows), default=0)
+    if failed:
+        some = "1 pair" if failed == 1 else f"{failed} pairs"
+        lines += [f"{some} could not be scored: means are of the others.", ""]
+    complete = not failed and (report.source, report.split, report.images) == (
+        "gopro",
+        "test",
+        1111,
+    )
     complete = complete and report.options.get("blur", "blur") == "blur"
     if videos:
         lines += ["Means are over the videos' means, as in Table 3.", ""]
@@ -113,9 +121,9 @@ def _remarks(report: Report, videos: bool) -> list[str]:
         lines += ["\\* of a stack of that depth, trained by itself.", ""]
     for row in rows:
         if row.checkpoint:
-            failed = f"; {row.failed} pairs failed" if row.failed else ""
+            without = f"; {row.failed} not scored" if row.failed else ""
             digest = (row.digest or "")[:12]
-            lines.append(f"- {row.label}: `{row.checkpoint}`, digest {digest}{failed}")
+            lines.append(f"- {row.label}: `{row.checkpoint}`, digest {digest}{without}")
     lines += ["", f"Machine: {report.devices}; jax {report.jax}.", ""]
     lines += ["Command:", "", f"    {report.command}"]
     return lines

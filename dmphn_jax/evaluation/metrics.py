@@ -73,7 +73,7 @@ def all_metrics(images: Images, sharp: Images) -> dict[str, Float32[Array, " B"]
     }
 
 
-_jitted = jax.jit(all_metrics)
+compiled_metrics = jax.jit(all_metrics)
 
 
 def scores(image: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
@@ -83,7 +83,9 @@ def scores(image: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
     """
     if image.shape != sharp.shape or image.ndim != 3:
         raise ValueError(f"images of one shape (H, W, 3) needed, not {image.shape}, {sharp.shape}")
-    return {name: float(value[0]) for name, value in _jitted(image[None], sharp[None]).items()}
+    return {
+        name: float(value[0]) for name, value in compiled_metrics(image[None], sharp[None]).items()
+    }
 
 
 def _eight_bit(images: Real[Array, "*shape"]) -> Real[Array, "*shape"]:

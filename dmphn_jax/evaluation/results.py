@@ -111,7 +111,8 @@ class ResultsFile:
     def join(self) -> None:
         """Joins all parts to the file, unless other processes are at work on theirs."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(self._file, fcntl.LOCK_UN)
             self._lock(shared=False)
         except UserError:
             return
@@ -126,7 +127,7 @@ class ResultsFile:
         if not parts:
             return
         images, runtimes = self._images, self._runtimes
-        self._images, self._runtimes = {}, {}
+        self._images, self._runtimes, self.damaged = {}, {}, 0
         self._load(whole=True)
         for key, of in images.items():
             for image in of.values():

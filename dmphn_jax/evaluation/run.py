@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from dmphn_jax.evaluation.paper import BLURRY, label_of
 from dmphn_jax.evaluation.report import Report
 from dmphn_jax.evaluation.selection import PairSelection
 from dmphn_jax.evaluation.together import FOLDER, score_together
-from dmphn_jax.files import write_file
+from dmphn_jax.files import check_place, write_file
 from dmphn_jax.inference.deblurrer import Deblurrer
 from dmphn_jax.inference.ensembles import SelfEnsemble
 from dmphn_jax.processes.claims import Claims
@@ -47,8 +48,10 @@ def evaluate(options: EvaluationOptions, source: PairSource | None = None) -> Re
     """
     devices, before, source = _opened(options, source)
     with exits_on_sigterm(), Evaluation(options, source, devices) as evaluation:
-        for contender in _contenders(options, devices):
-            evaluation.add(evaluation.enter(contender))
+        # All are read before the first is scored: one that is damaged costs no hours.
+        entries = collections.deque(map(evaluation.enter, _contenders(options, devices)))
+        while entries:
+            evaluation.add(entries.popleft())
         return _reported(evaluation, options, before)
 
 
@@ -98,6 +101,8 @@ def _opened(
 ) -> tuple[list[jax.Device], Report | None, PairSource]:
     """Checks what can be before any hour of work; returns devices, the old report, the pairs."""
     check_checkpoints(options.checkpoints, options.stages)
+    if options.per_image:
+        check_place(options.per_image)
     devices = jax.local_devices()
     if (options.devices or 0) > len(devices):
         raise UserError(f"--devices {options.devices}: this machine has {len(devices)}")

@@ -115,7 +115,7 @@ def measure_runtime(
 
     From uint8 on the host to uint8 on the host: the clock stops when the result has arrived.
     One run before it compiles and warms up. At most `runs` runs, fewer if they take longer than
-    `budget_s` together.
+    `budget_s` together. Raises UserError if the image does not fit into memory.
     """
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     _deblurred(method, image, "timing").result()
@@ -130,9 +130,6 @@ def measure_runtime(
 def _filled(images: np.ndarray, count: int) -> np.ndarray:
     missing = count - len(images)
     return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-
-
-_metrics = jax.jit(metrics.all_metrics)
 
 
 def _score(
@@ -150,7 +147,7 @@ def _score(
     else:
         placed = images
     beside = jax.device_put(_filled(sharp, len(placed)), placed.sharding)
-    return jax.device_get(_metrics(placed, beside))
+    return jax.device_get(metrics.compiled_metrics(placed, beside))
 
 
 def _deblurred(method: Method, images: np.ndarray, name: str) -> Outputs:

@@ -68,7 +68,8 @@ def declared_orientation(image: PIL.Image.Image) -> int:
 
     EXIF behind a PNG's pixels, legal and rare, is not looked for: Pillow would decode all of it.
     """
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+    known = {"exif", _XMP_KEY} & image.info.keys()
+    if image.format == "TIFF" or (image.format == "PNG" and not known):
         return 1
     orientation = image.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1

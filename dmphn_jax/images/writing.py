@@ -61,7 +61,10 @@ def write_image(
 def encode_image(
     image: Image, format: str, quality: int = DEFAULT_QUALITY
 ) -> tuple[bytes, tuple[str, ...]]:
-    """Encodes an image as `write_image` does; returns the file's bytes and the notes."""
+    """Encodes an image as `write_image` does; returns the file's bytes and the notes.
+
+    Raises ImageError for an image larger than the format holds.
+    """
     height, width = image.pixels.shape[:2]
     longest = _LONGEST.get(format, 2**31 - 1)
     if max(height, width) > longest:

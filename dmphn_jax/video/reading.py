@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -51,6 +53,9 @@ def open_film(path: Path) -> InputContainer:
         raise UserError(
             "video needs PyAV: pip install 'dmphn_jax[video]' (or pip install av)"
         ) from None
+    with contextlib.suppress(OSError):  # FFmpeg says what is wrong
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # it would wait for a writer
+            raise VideoError(f"{shown(path)}: not a regular file")
     allowed = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     try:
         # Without its protocol a name like 12:30.mp4 is an address to FFmpeg.
@@ -100,7 +105,7 @@ class Video:
         import av
 
         self._av, self._max_height = av, max_height
-        self.path, self.report = path, Report()
+        self.report = Report()
         pictures = av.stream.Disposition.attached_pic
         found = self._container.streams.video
         moving = [stream for stream in found if not stream.disposition & pictures]

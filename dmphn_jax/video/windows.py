@@ -95,7 +95,7 @@ def windows(
 
 
 def average(images: list[np.ndarray], gamma: float = 1.0) -> np.ndarray:
-    """Averages frames into a blurry image, rounded to nearest.
+    """Averages frames into a blurry image, uint8 (H, W, 3), rounded to nearest.
 
     Args:
       images: uint8 (H, W, 3), of one shape.

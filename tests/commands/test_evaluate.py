@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from dmphn_jax import checkpoints
 from dmphn_jax.commands import evaluate
 from dmphn_jax.data import SourceOptions
 from dmphn_jax.data.options import BLURS, SOURCES, SPLITS
-from dmphn_jax.errors import run_command
+from dmphn_jax.errors import UserError, run_command
 from dmphn_jax.evaluation import metrics, report
 from dmphn_jax.inference.deblurrer import Deblurrer
+from dmphn_jax.models import init_params
 from tests.support.commands import help_without
 from tests.support.evaluation import Pairs, save_tiny
 
@@ -74,6 +76,44 @@ def test_the_command(pairs, checkpoint, tmp_path, capsys):
     assert pairs.read == [1]
 
 
+def test_images_of_another_checkpoint_of_the_same_name_are_kept_apart(
+    pairs, checkpoint, tmp_path, capsys
+):
+    found = checkpoints.load(checkpoint)
+    other = tmp_path / "other"
+    checkpoints.save(other, init_params(found.config, 7), found.config)
+
+    def saved(path):
+        argv = [str(path), "--data", "d", "--limit", "1", "--no-timing"]
+        argv += ["--report", str(tmp_path / "r"), "--save-images", str(tmp_path / "out")]
+        assert evaluate.main(argv) == 0
+        folders = (tmp_path / "out").glob("*width*")
+        return {folder.name: next(folder.rglob("*.png")).read_bytes() for folder in folders}
+
+    ((first, image),) = saved(checkpoint).items()
+    both = saved(other)
+    assert len(both) == 2
+    assert both[first] == image
+    assert len(set(both.values())) == 2
+    assert "has another checkpoint's" in capsys.readouterr().err
+    pairs.read.clear()
+    assert saved(checkpoint) == both
+    assert pairs.read == []
+
+
+def test_what_cannot_be_used_is_told_before_anything_is_scored(pairs, checkpoint, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    shutil.rmtree(broken / "params")
+    for argv, says in (
+        ([str(checkpoint), str(broken)], "params/ is missing"),
+        ([str(checkpoint), "--per-image", str(tmp_path)], "it is a folder"),
+    ):
+        with pytest.raises(UserError, match=says):
+            evaluate.main([*argv, "--data", "d", "--no-timing"])
+        assert pairs.read == []
+
+
 def test_the_command_with_ensemble_and_stages(pairs, checkpoint, capsys):
     argv = [str(checkpoint), "--data", "d", "--limit", "1", "--no-timing"]
     assert evaluate.main([*argv, "--ensemble", "--stages", "1"]) == 0
@@ -85,7 +125,7 @@ def test_a_bad_pair_is_passed_over_and_status_is_1(pairs, checkpoint, capsys):
     assert evaluate.main([str(checkpoint), "--data", "d", "--no-timing"]) == 1
     captured = capsys.readouterr()
     assert "video0/000002.png: damaged" in captured.err
-    assert "1 pairs failed" in captured.out
+    assert "1 pair could not be scored" in captured.out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -93,6 +95,9 @@ def test_panels_show_the_pixels():
         (["--crop", "1,2"], "four whole numbers"),
         (["--sharp", "missing.png"], "missing.png: "),
         (["--sharp", "SMALL"], "must have the blurry one's size"),
+        (["IMAGE=SMALL", "--sharp", "SMALL"], "is 8 x 8; SSIM needs 11 x 11"),
+        (["--output", "x.gif"], "--output x.gif: name it .png"),
+        (["--output", "gs://bucket/x.png"], "a folder of this machine is needed"),
         (["--sharp", "BAD"], "bad.png: not an image"),
         (["--stages", "3"], "stages 1 to 2"),
         (["--panel-width", "2"], "--panel-width 2"),
@@ -102,8 +107,11 @@ def test_mistakes_of_visualize_are_one_line(folder, tmp_path, capsys, options, m
     small, bad = tmp_path / "small.png", tmp_path / "bad.png"
     Image.new("RGB", (8, 8)).save(small)
     bad.write_bytes(b"no image")
+    image = folder / "blurry.png"
+    if options[0] == "IMAGE=SMALL":
+        image, options = small, options[1:]
     options = [{"SMALL": str(small), "BAD": str(bad)}.get(word, word) for word in options]
-    argv = [str(folder / "stack"), str(folder / "blurry.png"), "--output", str(tmp_path / "o.png")]
+    argv = [str(folder / "stack"), str(image), "--output", str(tmp_path / "o.png")]
     assert run_command(visualize.main, [*argv, *options]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -194,6 +202,18 @@ def test_plot_command(reports, tmp_path, kind):
     out = tmp_path / f"fig1.{kind}"
     assert plot.main([*reports[:2], "--paper", "--output", str(out)]) == 0
     assert out.stat().st_size > 5000
+
+
+def test_reports_in_folders_of_one_name_are_series_of_their_own(reports, tmp_path, monkeypatch):
+    drawn = {}
+    draw = figures.draw
+    monkeypatch.setattr(
+        figures, "draw", lambda series, *a, **k: drawn.update(series) or draw(series)
+    )
+    twin = tmp_path / "elsewhere" / Path(reports[0]).name
+    shutil.copytree(reports[0], twin)
+    assert plot.main([reports[0], str(twin), "--output", str(tmp_path / "a.png")]) == 0
+    assert len(drawn) == 2
 
 
 def test_mistakes_of_plot_are_one_line(reports, tmp_path):

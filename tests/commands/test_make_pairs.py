@@ -145,8 +145,23 @@ def test_a_bad_video_is_one_line_and_the_rest_go_on(tmp_path, capsys):
         assert sum(str(bad) in line for line in lines) == 1
     assert lines[-1] == "dmphn: 4 of 5 videos failed"
     assert len(lines) == 5
+    # What was wrong is told again, though nothing is done again.
+    assert run(tmp_path, missing, "--output", tmp_path / "o") == 1
+    assert sum(str(short) in line for line in capsys.readouterr().err.splitlines()) == 1
     assert (tmp_path / "o/blurry/good/000001.png").exists()
     assert not list((tmp_path / "o").rglob("*torn*"))
+
+
+@needs_av
+def test_hidden_files_of_a_folder_are_no_videos(tmp_path, capsys):
+    unfinished = tmp_path / "videos/.out.mp4.parts/000000.nut"
+    unfinished.parent.mkdir(parents=True)
+    good = write_video(tmp_path / "videos/good.mkv", shot(30, 6))
+    for path in (unfinished, good.with_name("._good.mkv")):
+        path.write_bytes(b"no video")
+    (tmp_path / "videos/folder.mp4").mkdir()
+    assert run(tmp_path / "videos", "--output", tmp_path / "o") == 0
+    assert [path.name for path in (tmp_path / "o/blurry").iterdir()] == ["good"]
 
 
 def damage(video, frame):

@@ -1,6 +1,7 @@
 """Folders, lists, prepared frames and tiles as sources of pairs, and pairs that do not match."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -166,19 +167,40 @@ def test_unknown_names_are_one_line(tmp_path):
         open_source("gopro", "validation")
     with pytest.raises(UserError, match="no such folder"):
         open_source("folder", options=SourceOptions(data_dir=tmp_path / "none"))
+    with pytest.raises(UserError, match="video_deblurring has one blurry side"):
+        open_source("video_deblurring", options=SourceOptions(blur="blur_gamma"))
 
 
 def test_prepared_set_that_lost_a_file(prepared, tmp_path):
-    import shutil
-
     copy = tmp_path / "1.0.0"
     shutil.copytree(prepared[0] / "gopro/frames/1.0.0", copy)
     next(copy.glob("*train.array_record*")).unlink()
     with pytest.raises(UserError, match="files are gone"):
         open_source(copy)
-    (copy / "metadata.json").write_text("{")
-    with pytest.raises(UserError, match="prepare them again"):
-        open_source(copy)
+    for name, content in (
+        ("metadata.json", "{"),
+        ("metadata.json", "[]"),
+        ("dataset_info.json", '{"name": '),
+    ):
+        whole = (copy / name).read_text()
+        (copy / name).write_text(content)
+        with pytest.raises(UserError, match="prepare them again"):
+            open_source(copy)
+        (copy / name).write_text(whole)
+
+
+def test_a_damaged_tile_is_named(prepared, tmp_path):
+    copy = next((prepared[0] / "gopro").glob("crops*/1.0.0"))
+    folder = tmp_path / copy.parent.name / "1.0.0"
+    shutil.copytree(copy, folder)
+    file = next(folder.glob("*train.array_record*"))
+    data = bytearray(file.read_bytes())
+    at = data.rindex(b"blurry/value")
+    data[at : at + 2] = b"\xff\xfe"
+    file.write_bytes(data)
+    source = open_source(folder)
+    with pytest.raises(UserError, match=r"train tile \d+ is damaged"):
+        source[len(source) - 1]
 
 
 SIDES = [("blurry", "sharp"), ("blur", "GT"), ("input", "target"), ("Blurry", "Sharp")]
@@ -237,9 +259,15 @@ def test_list_of_pairs(tmp_path, order):
     for where in (tmp_path / "list.txt", tmp_path / "lists/list.txt"):
         where.write_text("\n".join(lines) + "\n\n")
         assert_same(open_source(where), pairs)
-    where.write_text("only_one_path.png\n")
-    with pytest.raises(UserError, match=r"list\.txt:1: expected"):
-        open_source(where)
+    for content, says in (
+        ("only_one_path.png\n", r"list\.txt:1: expected"),
+        ("a.png b.png\na.jpg c.png\n", r"list\.txt:2: a comes twice"),
+        (". .\n", "1 of 1 pairs"),
+        ("PK\3\4\0\0", "neither a folder nor a list"),
+    ):
+        where.write_text(content)
+        with pytest.raises(UserError, match=says):
+            open_source(where)
 
 
 def test_faults_are_reported_together(tmp_path):

@@ -174,6 +174,15 @@ def test_contact_sheet(tmp_path, capsys):
     assert run_command(main, argv) == 0
     assert Image.open(out).size == (2 * 50 + 6, 2 * (18 + 80 + 6))
     assert "4 scenes" in capsys.readouterr().out
-    assert run_command(main, ["--contact-sheet", str(tmp_path / "none" / "x.png")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    capsys.readouterr()
+    for argv, says in (
+        (["--contact-sheet", str(tmp_path / "x.xyz")], "name it .png"),
+        (["--contact-sheet", str(out / "x.png")], "is no folder that can be written to"),
+        (["--contact-sheet", "gs://bucket/x.png"], "a folder of this machine is needed"),
+        (["--contact-sheet", str(out), "--count", "1000000"], "a sheet has at most"),
+    ):
+        assert run_command(main, argv) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from dmphn_jax.commands import evaluate as command
 from dmphn_jax.errors import UserError, run_command
-from dmphn_jax.evaluation import evaluator
+from dmphn_jax.evaluation import evaluator, results
 from dmphn_jax.evaluation.methods import Blurry
 from dmphn_jax.evaluation.results import ResultsFile
 from dmphn_jax.evaluation.run import EvaluationOptions, evaluate, evaluate_together
@@ -175,6 +176,16 @@ def test_a_lone_evaluation_keeps_out_of_a_shared_folder(tmp_path):
     second.join()
     second.close()
     ResultsFile(tmp_path / "results.jsonl").close()
+
+
+def test_a_folder_without_locks_is_joined(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(results.fcntl, "flock", none)
+    file = ResultsFile(tmp_path / "results.jsonl", shared=True)
+    file.join()
+    file.close()
 
 
 def test_several_processes_need_a_folder():

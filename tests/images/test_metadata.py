@@ -7,6 +7,7 @@ import PIL.Image
 import PIL.ImageCms
 import PIL.ImageFile
 import PIL.ImageOps
+import PIL.PngImagePlugin
 import pytest
 import tifffile
 
@@ -15,6 +16,8 @@ from dmphn_jax.images import (
     Metadata,
     encode_image,
     read_image,
+    read_rgb,
+    read_size,
     write_image,
 )
 from tests.support.pictures import noise, png_16, saved
@@ -68,6 +71,17 @@ def test_xmp_orientation_is_reset(tmp_path):
     image = read_image(tmp_path / "x.jpg")
     assert image.pixels.shape == (16, 8, 3)
     assert b'tiff:Orientation="1"' in image.metadata.xmp
+
+
+def test_a_pngs_xmp_orientation_is_one_for_all_readers(tmp_path):
+    packet = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", packet)
+    PIL.Image.fromarray(noise(8, 16, 3)).save(tmp_path / "x.png", pnginfo=text)
+    image = read_image(tmp_path / "x.png").pixels
+    assert image.shape == (16, 8, 3)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), image)
+    assert read_size(tmp_path / "x.png") == (16, 8)
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "tif", "deep.png", "deep.tif"])

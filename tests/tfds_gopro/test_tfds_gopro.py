@@ -248,6 +248,14 @@ def test_wrong_sources(tmp_path, data_dir):
     assert "whole zip" in refused(["gopro", "--source", tmp_path / "cut.zip"], data_dir)
 
 
+def test_two_files_for_one_side_are_refused(tree, data_dir):
+    frame = next(tree[0].rglob("sharp/*.png"))
+    shutil.copy(frame, frame.with_suffix(".jpg"))
+    line = refused(["gopro", "--source", tree[0], *SMALL], data_dir)
+    assert f"{frame.name}" in line
+    assert "which is the sharp side of" in line
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_hostile_trees(tree, data_dir, tmp_path, zipped):
     source = tree[0]

@@ -158,7 +158,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _width(path: Path, part: Part, tensors: dict[str, np.ndarray]) -> int:
-    """Returns the model's width: the input channels of an encoder's first convolution's output."""
+    """Returns the model's width: the output channels of an encoder's first convolution."""
     shape = getattr(tensors.get("layer1.weight"), "shape", None)
     if shape is None:
         return 32  # `_check` says what the file lacks
