@@ -41,7 +41,8 @@ def check(coordinator: str, num_processes: int, process_id: int) -> None:
         raise UserError("--coordinator, --num-processes and --process-id belong together")
     if all(given) and not process_id < num_processes:
         raise UserError(f"--process-id {process_id} must be below --num-processes {num_processes}")
-    if all(given) and ":" not in coordinator:
+    host, _, port = coordinator.rpartition(":")
+    if all(given) and not (host and port.isdecimal() and 0 < int(port) < 65536):
         raise UserError(f"--coordinator {coordinator}: HOST:PORT needed")
 
 

@@ -25,7 +25,8 @@ def main(argv: list[str]) -> int:
     0 at the end of a run. 75 (EX_TEMPFAIL, "try again") if SIGTERM, SIGHUP or a preemption notice
     ended it early: it has saved, the same command goes on, and launchers start it again; also if
     another process of the job was lost, which loses the steps since the last save. 130 after
-    Ctrl-C, which has saved likewise but means a person: launchers leave it.
+    Ctrl-C, which has saved likewise but means a person: launchers leave it. An evaluation
+    (`--mode evaluate`) gives 1 if a pair could not be scored, and 143 after SIGTERM.
     """
     args, overrides = _parse(argv)
     distributed.check(args.coordinator, args.num_processes, args.process_id)
@@ -93,7 +94,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     group = parser.add_argument_group("several processes, anywhere")
     group.add_argument(
         "--heartbeat",
-        type=int,
+        type=_seconds,
         default=distributed.HEARTBEAT,
         metavar="SECONDS",
         help="a process that is silent for so long is lost: the others end with status 75 "
@@ -129,6 +130,12 @@ class _Parser(argparse.ArgumentParser):
             hint = nearest(wrong[1].partition("=")[0], known)
             message = f"unknown argument {wrong[1]}{hint}"
         raise UserError(f"{message}; --help tells more")
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 up")
+    return int(text)
 
 
 def _steps(text: str) -> tuple[int, int]:

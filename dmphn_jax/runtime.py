@@ -172,14 +172,15 @@ def cache_folder(name: str, *, writable: bool = True) -> Path | None:
     None where it cannot be made or, if it is to be `writable`, not be written; and, saying so on
     stderr, where others may write: what lies in a cache is code that runs.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "dmphn_jax" / name
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = base
+        for part in ("dmphn_jax", *name.split("/")):  # `parents` would leave the mode to the umask
+            folder /= part
+            folder.mkdir(mode=0o700, exist_ok=True)
         open_to_others = _open_to_others(folder.resolve())
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
     if open_to_others is not None:
         print(

@@ -46,7 +46,8 @@ parse() {
     esac
     variable=$(tr 'a-z-' 'A-Z_' <<<"${flag#--}")
     variable=${variable%%=*}
-    [[ "$known$switches" == *" $variable "* ]] || die "unknown flag ${flag%%=*}; --help tells more"
+    [[ $variable =~ ^[A-Z_]+$ && "$known$switches" == *" $variable "* ]] ||
+      die "unknown flag ${flag%%=*}; --help tells more"
     if [[ $flag == *=* ]]; then
       value=${flag#*=}
     elif [[ $switches == *" $variable "* ]]; then
@@ -164,7 +165,7 @@ run() {
   if [[ -n ${DRY_RUN:-} ]]; then quoted "$@"; else "$@"; fi
 }
 
-pause() { [[ $POLL == 0 ]] || sleep "$POLL"; }
+pause() { [[ -n ${DRY_RUN:-} || $POLL == 0 ]] || sleep "$POLL"; }
 
 # Statuses after which the same command goes on: stopped and saved, or a process was lost (killed,
 # aborted, out of reach). 2 is a mistake, 130 a person.

@@ -139,7 +139,7 @@ command_line() {
     *) line+=' --coordinator $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT'\
 ' --num-processes $NNODES --process-id $NODE_RANK' ;;
   esac
-  [[ $line != *'"'* && $line != *\\* ]] || die "no double quotes or backslashes in flags, for xpk"
+  [[ $line != *'"'* && $line != *\\* ]] || die "no quotes or backslashes in flags, for xpk: $line"
   echo "$line"
 }
 

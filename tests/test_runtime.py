@@ -27,6 +27,22 @@ def test_a_containers_quota_counts(monkeypatch):
         assert runtime.cores() == cores
 
 
+def test_a_folder_of_the_cache_is_made_with_those_above_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make = runtime.cache_folder.__wrapped__
+    folder = make("storage/checkpoints")
+    assert folder == tmp_path / "cache/dmphn_jax/storage/checkpoints"
+    for made in (folder, folder.parent, folder.parent.parent):
+        assert made.stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert make("storage/checkpoints") is None
+
+
 def test_nothing_else_counts_the_machines_cores():
     """A container's share, or Slurm's, is all that a process has; `runtime.cores` knows of it."""
     root = Path(runtime.__file__).parents[1]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax import storage
 from dmphn_jax.benchmarking import peers
 from dmphn_jax.benchmarking.peers import PEERS, VARIANTS
 from dmphn_jax.commands import arguments
@@ -306,6 +307,7 @@ def _check_options(
     for flag in ("seconds", "tolerance"):
         if not 0 <= getattr(args, flag) < math.inf:
             raise UserError(f"--{flag} {getattr(args, flag)}: must be a number from 0 up")
+    storage.local_only("--out", args.out or "")
     if args.out and os.path.exists(args.out) and not os.path.isdir(args.out):
         raise UserError(f"--out {shown(args.out)}: is a file; name a folder")
     if args.mode != "inference" and not set(precisions) <= set(COMPUTE_DTYPES):

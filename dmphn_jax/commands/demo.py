@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmphn_jax import storage
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import remove, shown, write_file
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
         "--steps", type=arguments.count, metavar="N", help="train so many steps (the config's)"
     )
     args = parser.parse_args(argv)
-    folder = Path(args.output)
+    folder = storage.local_only("--output", args.output)
     config = start_from("configs/demo.py")
     if args.steps:
         config.num_steps = args.steps

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmphn_jax import checkpoints
+from dmphn_jax import checkpoints, storage
 from dmphn_jax.commands import arguments
 from dmphn_jax.export import writing
 from dmphn_jax.export.options import FORMATS, PIXELS, Options, card
 from dmphn_jax.files import shown
-from dmphn_jax.models import PRECISIONS, ModelConfig, parameter_count
+from dmphn_jax.models import PRECISIONS, ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +76,9 @@ def main(argv: list[str]) -> int:
     """Runs `dmphn export`; returns 1 if the artefact verified differs too much, else 0."""
     args = parser().parse_args(argv)
     options = Options(args.format, args.stages, args.precision, args.pixels, args.size, args.batch)
-    path = Path(args.output).absolute()
+    path = storage.local_only("OUT", args.output).absolute()
+    if args.verify:
+        storage.local_only("--verify", args.verify)
     writing.require(args.format)  # what can be told before the slow imports
     writing.check_free(path, args.format, args.overwrite)
     blurry = _frames(args.verify, options)
@@ -116,7 +117,7 @@ def _frames(source: str | None, options: Options) -> list[np.ndarray] | None:
 def _summary(about: dict[str, str], config: ModelConfig, options: Options, output: str) -> str:
     stages = f", stages 1 to {options.stages}" if options.stages else ""
     return (
-        f"{about['model']}{stages}: {parameter_count(config):,} parameters, "
+        f"{about['model']}{stages}: {options.parameters(config):,} parameters, "
         f"{about['precision']}, as {options.format} -> {shown(output)}\n"
         f"images ({about['shape']}) {about['pixels']}, in and out; padded inside to multiples of "
         f"{about['multiple']}"

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from dmphn_jax import storage
 from dmphn_jax.commands import arguments
 from dmphn_jax.errors import UserError
 from dmphn_jax.files import check_place, write_file
@@ -95,8 +96,9 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(own)
     machine = machines.parse(args.devices)
     request = _request(args, machine, overrides)
-    for path in filter(None, (args.json, args.hlo)):
-        check_place(path)
+    for flag, path in (("--json", args.json), ("--hlo", args.hlo)):
+        if path:
+            check_place(storage.local_only(flag, path))
     found = run.ask(request, lambda said: print(f"compiling {said}", file=sys.stderr, flush=True))
     for tried in found[:-1]:
         print(f"batch {tried.batch}: {'fits' if tried.fits else 'does not fit'}")

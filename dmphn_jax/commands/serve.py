@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields
 from urllib.parse import quote
@@ -109,14 +109,14 @@ def main(argv: list[str]) -> int:
     """Runs the command until it is told to end; returns 0. Raises UserError for wrong use."""
     args = parser().parse_args(argv)
     _check_packages()
-    token = _token(args)
+    token, allowed = _token(args), _allowed(args.allow_host)
     # Slow to import, and not needed for --help.
     import jax
 
     from dmphn_jax.inference.deblurrer import Deblurrer
     from dmphn_jax.runtime import cache_compilations
     from dmphn_jax.serving import server
-    from dmphn_jax.serving.access import LOOPBACK, Access
+    from dmphn_jax.serving.access import Access, answered
     from dmphn_jax.serving.service import Service
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata is dropped silently
@@ -133,8 +133,7 @@ def main(argv: list[str]) -> int:
             overlap=args.overlap,
             layout=args.layout,
         )
-        alone = args.host in LOOPBACK
-        hosts = LOOPBACK | set(args.allow_host) if alone or args.allow_host else None
+        hosts = answered(args.host, server.address(listening), allowed)
         if not args.quiet:
             server.log_to_stderr()
         service = Service(
@@ -156,6 +155,16 @@ def _check_packages() -> None:
     for name in ("uvicorn", "starlette", "python_multipart", "prometheus_client"):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"dmphn serve needs {name}: pip install 'dmphn_jax[serve]'")
+
+
+def _allowed(names: Sequence[str]) -> frozenset[str]:
+    """Returns the names of --allow-host as a Host header's name is read: without port or dot."""
+    from dmphn_jax.serving.access import hostname
+
+    for name in names:
+        if not hostname(name):
+            raise UserError(f"--allow-host {name}: not the name of a host")
+    return frozenset(map(hostname, names))
 
 
 def _token(args: argparse.Namespace) -> str | None:

@@ -50,13 +50,14 @@ class Kernels:
 
             y[i, j] = sum over r, s of x[stride * i + r - 1, stride * j + s - 1] @ w[r, s]
 
-        or, transposed, with H' = stride * H and W' = stride * W instead of a division,
+        with H' = H / stride and W' = W / stride, which divides them, or, transposed, with
+        H' = stride * H and W' = stride * W,
 
             y[stride * i + r - 1, stride * j + s - 1] = sum of all x[i, j] @ w[r, s] that meet there
 
         Args:
           x: (B, H, W, C).
-          kernel: w, (k, k, C, D), k 3 or 4.
+          kernel: w, (k, k, C, D), k 3 or 4; D is a multiple of `lanes`.
           bias: (D).
           residual: (B, H', W', D).
           stride: 1 or 2.

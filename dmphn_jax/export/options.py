@@ -42,13 +42,15 @@ class Options:
             raise UserError("--precision tf32: a file's float32 is that of where it runs")
         if self.format == "onnx" and self.precision == "bfloat16":
             raise UserError("--precision bfloat16: of --format stablehlo; ONNX has float16")
-        if self.size is not None and min(self.size) < 1:
-            raise UserError(f"--size {self.size[0]}x{self.size[1]}: at least 1x1")
-        if self.format != "saved" and 4 * parameter_count(config) > _MOST_BYTES:
+        if self.format != "saved" and 4 * self.parameters(config) > _MOST_BYTES:
             raise UserError(
-                f"{parameter_count(config):,} parameters: more than a file of this format holds "
+                f"{self.parameters(config):,} parameters: more than a file of this format holds "
                 "(2 GB); --format saved has no such limit"
             )
+
+    def parameters(self, config: ModelConfig) -> int:
+        """Returns how many parameters the artefact of a model holds: those of its stages."""
+        return parameter_count(dataclasses.replace(config, stages=self.stages or config.stages))
 
 
 def card(config: ModelConfig, digest: str, options: Options) -> dict[str, str]:

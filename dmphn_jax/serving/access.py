@@ -67,8 +67,26 @@ def given(headers: Headers) -> str | None:
     return None if value is None else urllib.parse.unquote(value)
 
 
+def answered(host: str, address: str, allowed: frozenset[str]) -> frozenset[str] | None:
+    """Returns the names to answer to; None, any, where a network may ask and none was allowed.
+
+    Args:
+      host: to listen at.
+      address: that is printed, `http://HOST:PORT/`.
+      allowed: names beside these.
+    """
+    if host not in LOOPBACK and not allowed:
+        return None
+    return LOOPBACK | allowed | {hostname(host), hostname(urllib.parse.urlsplit(address).netloc)}
+
+
 def hostname(host: str) -> str:
-    """Returns the name in a Host header, without the port; "" for a damaged one."""
+    """Returns the name in a Host header, without the port; "" for a damaged one.
+
+    An IPv6 address may lack its brackets.
+    """
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"
     try:
         return (urllib.parse.urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -78,7 +96,10 @@ def hostname(host: str) -> str:
 def _check_origin(headers: Headers, host: str) -> None:
     """Refuses what another site's page makes a browser send; programs send no such headers."""
     origin = headers.get("origin")
-    own = origin is None or urllib.parse.urlsplit(origin).netloc.lower() == host.lower()
+    try:
+        own = origin is None or urllib.parse.urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # a damaged one
+        own = False
     site = headers.get("sec-fetch-site", "same-origin")
     if not own or (origin is None and site not in ("same-origin", "none")):
         raise Refusal(403, "asked for by a page of another site")

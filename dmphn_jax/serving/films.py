@@ -53,7 +53,7 @@ class Film:
       detail: why it failed.
       notes: what the result could not keep.
       seconds: that it has run, or ran.
-      fetched: its result has been sent, whole and in one piece.
+      fetched: its result has been handed to the system, whole and in one piece.
     """
 
     def __init__(self, folder: Path, name: str, how: How) -> None:

@@ -204,6 +204,7 @@ def _schemas() -> Json:
             precision=text,
             ensembles={"type": "array", "items": text},
             films={"type": "boolean"},
+            film_extensions={"type": "array", "items": text},
             limits={"type": "object", "additionalProperties": number},
         ),
         "Places": _object(pictures=whole, films=whole, seconds=whole),

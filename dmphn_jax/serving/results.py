@@ -47,7 +47,7 @@ class Temporary(FileResponse):
 
 
 class FilmResult(FileResponse):
-    """A film's file, which has been fetched once it has gone out whole and in one piece.
+    """A film's file, which counts as fetched once the system has taken it whole, in one piece.
 
     A browser's player asks for ranges: who looks at a film has not taken it yet.
     """

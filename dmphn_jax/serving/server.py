@@ -15,7 +15,7 @@ from types import FrameType
 
 import uvicorn
 
-from dmphn_jax.errors import UserError
+from dmphn_jax.errors import UserError, one_line
 from dmphn_jax.serving.app import build
 from dmphn_jax.serving.protocol import Impatient
 from dmphn_jax.serving.service import Service
@@ -35,8 +35,8 @@ def listen(host: str, port: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
         made.listen(128)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that is none
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"--host {host} --port {port}: {reason}; give another") from None
     return made
 

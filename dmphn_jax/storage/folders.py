@@ -168,14 +168,15 @@ def bring(
     def bring_one(item: Item) -> None:
         file = target / item.name
         if not (file.is_file() and (known(item, file) or is_copy(file, item))):
-            _bring_one(store, item, file)
+            fetch(store, item, file)
         done(item)
 
     for _ in map_ahead(bring_one, items, threads=_THREADS, ahead=2 * _THREADS):
         pass
 
 
-def _bring_one(store: Store, item: Item, file: Path) -> None:
+def fetch(store: Store, item: Item, file: Path) -> None:
+    """Writes an object to a file, which appears whole; raises StorageError, OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name[:200]}{_PART}")
     try:

@@ -18,7 +18,7 @@ from dmphn_jax.storage.address import Address, place
 from dmphn_jax.storage.looking import exists
 from dmphn_jax.storage.names import CHECKPOINTS, PARAMS
 from dmphn_jax.storage.scratch import scratch
-from dmphn_jax.storage.store import Item, StorageError, Store
+from dmphn_jax.storage.store import Item, StorageError, Store, is_copy
 
 
 def staged(where: Path | Address) -> Path:
@@ -80,6 +80,14 @@ class _Record:
         now = [item.generation, status.st_size, status.st_mtime_ns]
         return status.st_size == item.size and self._known.get(item.name) == now
 
+    def unchanged(self, name: str, file: Path) -> bool:
+        """Tells whether a file is as it was left, whatever its object is now."""
+        try:
+            status = file.stat()
+        except OSError:
+            return False
+        return self._known.get(name, [])[1:] == [status.st_size, status.st_mtime_ns]
+
     def write(self, brought: list[Item], target: Path) -> None:
         """Notes the files that are copies now, and forgets all others."""
         self._known = {}
@@ -119,20 +127,41 @@ def outgoing(destination: str | os.PathLike[str], *, overwrite: bool = False) ->
 
     A path is yielded as it stands. What was made for an address is sent if the body succeeds.
 
+    What stands there stays until the new one is whole; a part that a kill left counts as nothing.
+
     Raises UserError if something stands at the address, unless `overwrite` replaces what was sent.
     """
     where = place(destination)
     if isinstance(where, Path):
         yield where
         return
-    if exists(where) and not (overwrite and folders.manifest(where)):
+    stands = folders.manifest(where) is not None
+    free = not exists(where) or (not stands and Store(where).has(folders.UNFINISHED))
+    if not free and not (overwrite and stands):
         way_out = "it was not sent by this package" if overwrite else "or replace it (--overwrite)"
         raise UserError(f"{where}: exists; name another folder, {way_out}")
     with tempfile.TemporaryDirectory(prefix="dmphn-") as scratch_folder:
         folder = Path(scratch_folder) / (where.name or where.bucket)
         yield folder
         with folders.disk_errors(where):
-            folders.send(folder, where, {})
+            if stands and where.key:
+                _replace(folder, where)
+            else:
+                folders.send(folder, where, {})
+
+
+def _replace(folder: Path, where: Address) -> None:
+    """Sends a folder in place of one that stays until the new one is whole, beside it.
+
+    Stores rename nothing, so that it is sent twice: what is at `where` is gone while it is sent.
+    """
+    beside = where.parent / f"{where.name}.sending"
+    folders.send(folder, beside, {})
+    try:
+        folders.send(folder, where, {})
+    except StorageError as error:
+        raise StorageError(f"{error}; it is whole at {beside}") from None
+    folders.remove(beside)
 
 
 @contextlib.contextmanager
@@ -140,21 +169,68 @@ def synced(where: Path | Address) -> Iterator[Path]:
     """Yields a folder to read and write; of an address a copy, whose files are sent at the end.
 
     For results that grow file by file and go on where they stopped. They are sent whatever ends
-    the body. Files that are there and not written to are sent again; none is removed.
+    the body; what a kill or the network kept from that is sent by the next use. What has changed
+    there takes the place of what has not been written here. Of several processes of a machine one
+    has the copy and the others wait.
+
+    Raises StorageError in one line where something cannot be brought or sent: it stays here.
     """
     if isinstance(where, Path):
         yield where
         return
-    target = scratch("results", where)
-    store = Store(where)
-    with folders.disk_errors(where):
-        folders.bring(store, store.list(), target)
-    try:
-        yield target
-    finally:
-        for file in sorted(target.rglob("*")):
-            if file.is_file():
-                store.upload(str(file.relative_to(target)), file)
+    target, store = scratch("results", where), Store(where)
+    with contextlib.ExitStack() as held:
+        with folders.disk_errors(where):
+            held.enter_context(files.locked(_beside(target, "lock"), _waiting(where)))
+            record = _Record(_beside(target, "json"))
+            _receive(store, target, record)
+        try:
+            yield target
+        except BaseException:
+            try:
+                _send(store, target, record)
+            except UserError as error:
+                _say(f"{error}; {target} keeps the results, and the same command sends them")
+            raise
+        _send(store, target, record)
+
+
+def _receive(store: Store, target: Path, record: _Record) -> None:
+    """Makes a copy what its store holds, but for what was written here and has not been sent."""
+    target.mkdir(parents=True, exist_ok=True)
+    items = store.list()
+    listed = {item.name for item in items}
+    for name, file in _files_in(target):
+        if name not in listed and record.unchanged(name, file):
+            file.unlink()
+    copies = []
+    for item in items:
+        file = target / item.name
+        if file.exists() and not record.unchanged(item.name, file):
+            continue
+        if not record.knows(item, file):
+            folders.fetch(store, item, file)
+        copies.append(item)
+    record.write(copies, target)
+
+
+def _send(store: Store, target: Path, record: _Record) -> None:
+    """Sends what was written since it was brought or sent."""
+    with folders.disk_errors(store.address):
+        for name, file in _files_in(target):
+            if not record.unchanged(name, file):
+                store.upload(name, file)
+        record.write([item for item in store.list() if _is_there(target / item.name, item)], target)
+
+
+def _is_there(file: Path, item: Item) -> bool:
+    return file.is_file() and is_copy(file, item)
+
+
+def _files_in(target: Path) -> list[tuple[str, Path]]:
+    """Returns (name, file) of all files below a folder, in order."""
+    found = [file for file in target.rglob("*") if file.is_file()]
+    return sorted((str(file.relative_to(target)), file) for file in found)
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -163,7 +239,7 @@ def _beside(target: Path, ending: str) -> Path:
 
 
 def _waiting(address: Address) -> Any:
-    return lambda: _say(f"{address}: another process copies it to this machine; waiting")
+    return lambda: _say(f"{address}: another process has its copy on this machine; waiting")
 
 
 def _size(count: int) -> str:

@@ -20,13 +20,17 @@ def scratch(kind: str, address: Address) -> Path:
     Below the folder that the environment variable DMPHN_STAGING names, else in the user's cache.
 
     Args:
-      kind: what it is for: "runs", "data" or "checkpoints", which do not share copies.
+      kind: what it is for: "runs", "data", "checkpoints" or "results", which do not share copies.
       address: of what is copied.
 
     Raises UserError if there is no such place.
     """
     base = os.environ.get(VARIABLE)
-    root = Path(base).expanduser().absolute() / kind if base else cache_folder(f"storage/{kind}")
+    try:
+        own = Path(base).expanduser().absolute() if base else None
+    except RuntimeError:  # of ~name
+        raise UserError(f"{VARIABLE}={base}: no such home directory") from None
+    root = own / kind if own else cache_folder(f"storage/{kind}")
     if root is None:
         raise UserError(f"{address}: no place for a copy here: {VARIABLE}=FOLDER names one")
     # One name, not the key's folders: what is cleared for a place is not to hold another's.

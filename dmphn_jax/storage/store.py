@@ -84,13 +84,13 @@ class Store:
         return found
 
     def holds_any(self) -> bool:
-        """Tells whether there is any object."""
+        """Tells whether there is any object, a console's placeholder of a folder not counted."""
         own = f"{self.address.key}/" if self.address.key else ""
         with self._explained(""):
             blobs = self._client.list_blobs(
-                self.address.bucket, prefix=own, max_results=1, **self._patience
+                self.address.bucket, prefix=own, page_size=2, **self._patience
             )
-            return any(True for _ in blobs)
+            return any(not blob.name.endswith("/") for blob in blobs)
 
     def has(self, name: str) -> bool:
         """Tells whether there is an object of that name."""

@@ -7,12 +7,14 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from dmphn_jax.errors import UserError, one_line
 
 NAME = "lock"
+_LOOKS, _PAUSE = 4, 0.1  # seconds between two of them
 
 
 class Lock:
@@ -56,6 +58,7 @@ class Lock:
         os.close(self._file)
 
     def _taken(self, say: Callable[[str], None]) -> int:
+        looks = 0
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -64,6 +67,10 @@ class Lock:
                 holder = os.pread(file, 200, 0).decode(errors="replace").strip()
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     os.close(file)
+                    looks += 1
+                    if looks < _LOOKS:  # a monitor holds it for a moment
+                        time.sleep(_PAUSE)
+                        continue
                     raise UserError(
                         f"{self._name}: another run is at work there "
                         f"({holder or 'unknown'}); wait for it, or name another {self._flag}"

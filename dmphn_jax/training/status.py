@@ -21,6 +21,7 @@ from dmphn_jax.training import lock
 NAME = "status.json"
 STARTING, TRAINING = "starting", "training"  # while a run is at work; then "failed" or an end
 # Reports come every `log_every` steps; an evaluation may lie between two of them.
+_NEEDED = {"state", "health", "process", "host", "updated", "stale_at", "step", "num_steps"}
 _SILENT = 5  # times the time before the last report
 _SILENT_AT_LEAST = 600.0  # seconds
 _SILENT_AT_START = 3600.0  # data may be copied, then programs compiled
@@ -98,6 +99,8 @@ def read(workdir: Path | Address) -> dict[str, Any]:
     path = workdir / NAME
     try:
         fields: dict[str, Any] = json.loads(storage.read_text(path))
+        if not isinstance(fields, dict) or not fields.keys() >= _NEEDED:
+            raise ValueError("not the status of a run")
         fields["health"] = _health(fields, workdir)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; is {workdir} the folder of a run?") from None
@@ -121,7 +124,7 @@ def _health(fields: dict[str, Any], workdir: Path | Address) -> str:
     if not _at_work(fields["host"], workdir):
         return "killed: no process has the folder; the same command goes on"
     now = time.time()
-    if now > fields["stale_at"]:
+    if now > (fields["stale_at"] or 0):
         return f"no word for {(now - fields['updated']) / 60:.0f} minutes"
     return "ok"
 

@@ -37,7 +37,9 @@ def test_a_file_is_written_verified_and_replaced_only_when_told(checkpoint, run,
     command = (checkpoint, out, "--format", "stablehlo", "--size", "16x24")
     status, said, _ = run(*command, "--stages", 1, "--verify")
     assert status == 0
-    assert "stack2_dmphn_1_2, stages 1 to 1" in said
+    found = checkpoints.load(checkpoint)
+    half = sum(leaf.size for leaf in jax.tree.leaves(found.params["stage_1"]))
+    assert f"stack2_dmphn_1_2, stages 1 to 1: {half:,} parameters" in said
     assert "(batch, 16, 24, 3) uint8" in said
     assert "largest difference" in said
     assert "ratio" in said
@@ -85,6 +87,7 @@ def test_a_failure_leaves_nothing(checkpoint, run, tmp_path, monkeypatch):
         (("CKPT", "m", "--format", "stablehlo", "--verify", "nowhere"), "nowhere: no such file"),
         (("nothing", "m", "--format", "onnx"), "nothing: no such checkpoint"),
         (("CKPT", ".", "--format", "onnx"), "exists and is no file"),
+        (("CKPT", "gs://bucket/m", "--format", "onnx"), "a folder of this machine is needed here"),
         (("CKPT", "kept", "--format", "saved"), "is no SavedModel"),
         (("CKPT", "/dev/null", "--format", "onnx", "--overwrite"), "exists and is no file"),
     ],

@@ -54,6 +54,13 @@ def test_a_token_that_can_be_guessed_is_refused(capsys, monkeypatch, token):
     assert f"{serve.TOKEN}: at least 16" in error(capsys, *CHECKPOINT)
 
 
+def test_names_that_are_none_are_told(capsys):
+    assert "--allow-host :80: not the name of a host" in error(
+        capsys, *CHECKPOINT, "--allow-host", ":80"
+    )
+    assert "--host a..b --port" in error(capsys, *CHECKPOINT, "--host", "a..b")
+
+
 @pytest.mark.parametrize(
     ("arguments", "asked"),
     [
@@ -73,7 +80,13 @@ def test_others_than_this_machine_have_to_bring_a_token(arguments, asked):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--port", "70000"], ["--max-upload", "much"], ["--queue", "0"], ["--seconds", "0"]],
+    [
+        ["--port", "70000"],
+        ["--max-upload", "much"],
+        ["--queue", "0"],
+        ["--seconds", "0"],
+        ["--warm", "0x720"],
+    ],
 )
 def test_wrong_numbers_are_told(capsys, arguments):
     with pytest.raises(SystemExit):

@@ -266,7 +266,7 @@ def test_delete_removes_it(cluster):
     ("flags", "line"),
     [
         (["train"], "--accelerator (or ACCELERATOR=) is needed"),
-        ([*TRAIN, '--config.data.source="x"'], "no double quotes"),
+        ([*TRAIN, '--config.data.source="x"'], "no quotes or backslashes"),
         ([*TRAIN, "--nodes=0"], "--nodes 0"),
         (["delete", "--project=p", "--zone=z"], "--cluster (or CLUSTER=) is needed"),
     ],

@@ -279,6 +279,7 @@ def test_a_command_is_checked_first(ssh, flags, line):
 
 def test_a_folder_in_the_home_is_the_hosts_shell_s_to_find(ssh):
     assert ssh.run("hosts.sh", *TRAIN, "--folder=~/run-1/x.y").returncode == 0
+    assert len(trained(ssh)) == 2
     assert all("bash ~/run-1/x.y/launch/on_host.sh foreground" in line for line in trained(ssh))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmphn_jax.serving.access import LOOPBACK, Access
+from dmphn_jax.serving.access import LOOPBACK, Access, answered, hostname
 from tests.support.serving import Client, running, until
 
 TOKEN = "a token of some length"
@@ -43,6 +43,7 @@ def test_a_name_that_was_made_to_lead_here_is_not(local, host, path):
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://localhost:1"},
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
@@ -137,6 +138,31 @@ def test_the_token_is_not_in_the_log(guarded, caplog):
     stranger(guarded).get("/?token=a+token+of+some+length")
     until(lambda: " GET other 200 " in caplog.text)
     assert "token" not in caplog.text
+
+
+def test_the_printed_address_is_answered_beside_names_that_are_allowed():
+    allowed = frozenset({"photos.example"})
+    names = answered("192.168.1.2", "http://192.168.1.2:8080/", allowed)
+    assert {"192.168.1.2", "photos.example", "localhost"} <= names
+    assert "127.0.0.1" in answered("0.0.0.0", "http://127.0.0.1:8080/", allowed)
+    assert "fe80::1" in answered("fe80::1", "http://[fe80::1]:8080/", allowed)
+    assert answered("192.168.1.2", "http://192.168.1.2:8080/", frozenset()) is None
+    assert "evil.example" not in answered("127.0.0.1", "http://127.0.0.1:8080/", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("Photos.Example.org", "photos.example.org"),
+        ("photos.example.org.", "photos.example.org"),
+        ("photos.example.org:8443", "photos.example.org"),
+        ("fe80::1", "fe80::1"),
+        ("[fe80::1]:80", "fe80::1"),
+        ("[", ""),
+    ],
+)
+def test_a_hosts_name_is_read_one_way(given, name):
+    assert hostname(given) == name
 
 
 def test_hosts_may_be_added():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,63 @@ def test_convert_writes_to_a_bucket(bucket, tmp_path, capfd):
     assert "DST_DIR gs://" in said
 
 
+def test_a_checkpoint_that_is_replaced_stays_until_the_new_one_is_whole(bucket, checkpoint):
+    target = bucket.address / "converted"
+
+    def make(overwrite: bool) -> None:
+        with storage.outgoing(target, overwrite=overwrite) as folder:
+            shutil.copytree(checkpoint, folder)
+
+    # A first one that was broken off is in nobody's way.
+    bucket.proxy.fail(403, method="POST", name="_METADATA")
+    with pytest.raises(StorageError):
+        make(overwrite=False)
+    assert not folders.manifest(target)
+    make(overwrite=False)
+    digest = checkpoints.load(str(target)).digest
+    # One that takes its place is sent beside it first.
+    bucket.proxy.fail(403, method="POST", name="_METADATA")
+    with pytest.raises(StorageError):
+        make(overwrite=True)
+    assert checkpoints.load(str(target)).digest == digest
+    make(overwrite=True)
+    assert checkpoints.load(str(target)).digest == digest
+    assert not Store(bucket.address / "converted.sending").holds_any()
+    with pytest.raises(UserError, match="exists; name another folder"):
+        make(overwrite=False)
+
+
+def test_results_are_sent_by_the_next_use_if_not_by_this_one(bucket, capfd):
+    where = bucket.address / "run/evaluation"
+    with storage.synced(where) as folder:
+        (folder / "results.jsonl").write_text("1\n")
+    assert Store(where).read("results.jsonl").data == b"1\n"
+    # A network that is gone keeps them here, and does not hide why the work ended.
+    bucket.proxy.fail(403, times=10**6, method="POST")
+
+    def stopped():
+        with storage.synced(where) as folder:
+            (folder / "results.jsonl").write_text("1\n2\n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert f"{folder} keeps the results" in capfd.readouterr().err
+    with pytest.raises(StorageError, match="permission denied"), storage.synced(where) as folder:
+        assert (folder / "results.jsonl").read_text() == "1\n2\n"
+    bucket.proxy.faults.clear()
+    with storage.synced(where) as folder:
+        pass
+    assert Store(where).read("results.jsonl").data == b"1\n2\n"
+    # What another machine has written since is what goes on; what is gone there is gone.
+    Store(where).write("results.jsonl", b"3\n")
+    with storage.synced(where) as folder:
+        assert (folder / "results.jsonl").read_text() == "3\n"
+    Store(where).delete("results.jsonl")
+    with storage.synced(where) as folder:
+        assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -250,6 +308,11 @@ def test_convert_writes_to_a_bucket(bucket, tmp_path, capfd):
         ("evaluate", "--data", "synthetic", "--report", "gs://bkt/out"),
         ("evaluate", "--data", "synthetic", "--save-images", "gs://bkt/out"),
         ("evaluate", "--data", "synthetic", "--per-image", "gs://bkt/out.csv"),
+        ("make-pairs", "x.mp4", "-o", "gs://bkt/out"),
+        ("benchmark", "--out", "gs://bkt/out"),
+        ("plot", "r", "--output", "gs://bkt/a.png"),
+        ("plan", "--model", "stack4", "--devices", "v5e", "--json", "gs://bkt/a.json"),
+        ("demo", "--output", "gs://bkt/demo"),
     ],
 )
 def test_what_must_be_a_folder_here_says_so(arguments, tmp_path, monkeypatch, capfd):

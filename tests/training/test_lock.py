@@ -6,6 +6,7 @@ import errno
 import fcntl
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -48,6 +49,14 @@ def test_a_second_run_is_refused_before_it_touches_anything(tmp_path):
     # What the killed one left is in nobody's way.
     assert (tmp_path / "lock").exists()
     assert train(config, tmp_path, feed=ArrayFeed(config, data_mesh())).step == 2
+
+
+def test_a_monitor_that_looks_for_a_moment_is_in_nobodys_way(tmp_path):
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        Lock(tmp_path).release()
 
 
 def test_a_folder_in_which_nothing_was_written_goes_with_its_lock(tmp_path):

@@ -153,7 +153,7 @@ def test_a_run_that_fails_tells_why(tmp_path, capsys):
 def test_health_is_the_lock_and_the_time_since_the_last_word(tmp_path, changes, locked, health):
     fields = {
         **{"state": "training", "host": socket.gethostname(), "health": "ok"},
-        **{"updated": 0, "stale_at": 600, **changes},
+        **{"process": 1, "step": 2, "num_steps": 8, "updated": 0, "stale_at": 600, **changes},
     }
     for name in ("updated", "stale_at"):
         fields[name] = None if fields[name] is None else fields[name] + time.time()
@@ -165,7 +165,9 @@ def test_health_is_the_lock_and_the_time_since_the_last_word(tmp_path, changes, 
     assert re.match(health, found)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"state": "finished", "health": "ok", "process": 1}']
+)
 def test_a_file_that_is_none_is_one_line(tmp_path, content):
     (tmp_path / "status.json").write_text(content)
     with pytest.raises(UserError, match=r"status.json: cannot be read"):

@@ -169,8 +169,8 @@ async function runPicture(signal) {
     link.href = url;
     link.download = nameIn(answer, file.name);
     link.hidden = false;
-    if (shown) await viewer.showAfter(url).catch(() => viewer.hide());
-    if (!shown) {
+    const both = shown && (await viewer.showAfter(url).then(() => true, () => false));
+    if (!both) {
       by("viewer").hidden = false;
       by("frame").hidden = true;
       note("This browser does not show pictures of this kind; the download is ready.");
