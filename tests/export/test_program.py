@@ -63,7 +63,6 @@ def test_the_card_tells_model_checkpoint_and_what_the_file_takes():
     [
         (Options("onnx", stages=2), ModelConfig(), "--stages 2: the model has stages 1 to 1"),
         (Options("onnx", precision="bfloat16"), ModelConfig(), "float16"),
-        (Options("stablehlo", size=(0, 9)), ModelConfig(), "--size 0x9"),
         (Options("stablehlo"), ModelConfig(width=1024), "2 GB"),
     ],
 )
