@@ -246,7 +246,8 @@ class Evaluation:
             if not _claimed(folder, entry.key):
                 folder = folder.with_name(f"{model}-{entry.key[:8]}")
                 _claimed(folder, entry.key)
-                say(f"{entry.label}: images go to {folder}, since {model} has another checkpoint's")
+                of = "another checkpoint or other pairs"
+                say(f"{entry.label}: images go to {folder}: those in {model} are of {of}")
             self._folders[entry.key] = folder
         return self._folders[entry.key]
 

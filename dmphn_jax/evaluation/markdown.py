@@ -105,12 +105,8 @@ def _remarks(report: Report, videos: bool) -> list[str]:
     if failed:
         some = "1 pair" if failed == 1 else f"{failed} pairs"
         lines += [f"{some} could not be scored: means are of the others.", ""]
-    complete = not failed and (report.source, report.split, report.images) == (
-        "gopro",
-        "test",
-        1111,
-    )
-    complete = complete and report.options.get("blur", "blur") == "blur"
+    complete = (report.source, report.split, report.images) == ("gopro", "test", 1111)
+    complete = complete and not failed and report.options.get("blur", "blur") == "blur"
     if videos:
         lines += ["Means are over the videos' means, as in Table 3.", ""]
         if report.of != report.images:

@@ -95,7 +95,7 @@ def test_images_of_another_checkpoint_of_the_same_name_are_kept_apart(
     assert len(both) == 2
     assert both[first] == image
     assert len(set(both.values())) == 2
-    assert "has another checkpoint's" in capsys.readouterr().err
+    assert "are of another checkpoint or other pairs" in capsys.readouterr().err
     pairs.read.clear()
     assert saved(checkpoint) == both
     assert pairs.read == []
