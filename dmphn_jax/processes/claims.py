@@ -158,10 +158,14 @@ class Claims:
 
         For whoever has seen that everything is finished, and takes nothing any more.
         """
+        # Of two that end at once, one at least sees the other's end.
+        self._own = dataclasses.replace(self._own, ended=True)
+        self._beat()
+        with self._lock:
+            self._cleared = True
         if not self.alone():
             return False
         with self._lock:
-            self._cleared = True
             for path in [*self.folder.glob("*"), *self._members.glob("*")]:
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -161,6 +161,15 @@ def test_the_last_one_clears_the_folder_away(folder):
     assert not folder.exists()
 
 
+def test_of_two_that_end_at_once_one_clears(folder):
+    first, second = Claims(folder, "process 0 of 2"), Claims(folder, "process 1 of 2")
+    assert not first.clear()
+    assert second.clear()
+    for each in (first, second):
+        each.close()
+    assert not folder.exists()
+
+
 def test_one_that_enters_while_another_clears_goes_on(folder):
     first = Claims(folder, "first")
     assert first.clear()
