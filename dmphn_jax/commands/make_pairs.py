@@ -128,8 +128,7 @@ def main(argv: list[str]) -> int:
     from dmphn_jax.data.video_pairs import make_video_pairs
     from dmphn_jax.video.reading import VideoError
 
-    storage.local_only("--output", args.output)
-    args.output = Path(args.output)
+    args.output = storage.local_only("--output", args.output)
     names = [field.name for field in dataclasses.fields(PairOptions)]
     options = PairOptions(**{name: getattr(args, name) for name in names})
     videos = _find_videos(args.videos)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -36,8 +35,7 @@ def main(argv: list[str]) -> int:
     if args.columns < 1:
         raise UserError("--columns must be at least 1")
 
-    storage.local_only("--contact-sheet", args.contact_sheet)
-    out = Path(args.contact_sheet)
+    out = storage.local_only("--contact-sheet", args.contact_sheet)
     if format_of(out) not in WRITABLE:
         raise UserError(f"--contact-sheet {out}: name it {', '.join(WRITABLE.values())}")
     check_place(out)

@@ -27,7 +27,7 @@ MANIFEST = "MANIFEST.json"
 UNFINISHED = "UNFINISHED"  # the mark
 FORMAT = 1
 _THREADS = 6  # requests at a time; with a lease's and a log's they find room among ten connections
-_PART = ".part~"  # ends the name of a file that is still arriving
+PART = ".part~"  # ends the name of a file that is still arriving
 
 
 class DamagedFolderError(UserError):
@@ -178,7 +178,7 @@ def bring(
 def fetch(store: Store, item: Item, file: Path) -> None:
     """Writes an object to a file, which appears whole; raises StorageError, OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name[:200]}{_PART}")
+    part = file.with_name(f".{file.name[:200]}{PART}")
     try:
         store.download(item, part)
         os.replace(part, file)

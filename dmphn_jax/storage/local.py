@@ -228,8 +228,8 @@ def _is_there(file: Path, item: Item) -> bool:
 
 
 def _files_in(target: Path) -> list[tuple[str, Path]]:
-    """Returns (name, file) of all files below a folder, in order."""
-    found = [file for file in target.rglob("*") if file.is_file()]
+    """Returns (name, file) of all whole files below a folder, in order."""
+    found = [f for f in target.rglob("*") if f.is_file() and not f.name.endswith(folders.PART)]
     return sorted((str(file.relative_to(target)), file) for file in found)
 
 

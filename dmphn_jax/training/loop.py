@@ -105,7 +105,8 @@ def _begin(run: Prepared, start: Start) -> RunLog:
     log.say(summary.start(run, start.state.params, start.origin, start.step))
     log.file("config.json", json.dumps(run.described["config"], indent=1) + "\n")
     log.file("model.txt", summary.parameters(start.state.params) + "\n")
-    run.status.update(step=start.step, num_steps=run.num_steps, checkpoint=_newest(run))
+    kept = run.store.last_good if run.store else None
+    run.status.update(step=start.step, num_steps=run.num_steps, checkpoint=kept)
     return log
 
 
@@ -152,17 +153,9 @@ def _loop(
     # The others wait here while process 0 evaluates and saves: JAX would give it five minutes.
     stopped = distributed.from_first(saved)
     checkpoint = store.last_good if store else None
-    run.status.update(
-        state="stopped" if stopped else "finished", step=step, checkpoint=_newest(run)
-    )
+    run.status.update(state="stopped" if stopped else "finished", step=step, checkpoint=checkpoint)
     log.say(summary.end(step, num_steps, stopped, checkpoint, best, run.workdir))
     return TrainResult(step, checkpoint, stopped, evaluation.scores if evaluation else {})
-
-
-def _newest(run: Prepared) -> str | None:
-    """Returns the place of the run's newest checkpoint, None where there is none."""
-    kept = run.store.last_good if run.store else None
-    return str(kept) if kept else None
 
 
 def _evaluation(run: Prepared, log: RunLog, stop: StopRequest) -> PeriodicEvaluation | None:

@@ -106,7 +106,6 @@ class MetricsReader:
                 self._log.say(f"{rate:.1f} images/s: about {duration(left)} to the end")
             text += f"  {rate:.1f} images/s{speed.told(by_chip)}  {duration(left)} left"
         self._log.progress(text, final=step == self._num_steps)
-        kept = self._store.last_good if self._store else None
         self._status.report(
             step=step,
             loss=values["loss"],
@@ -114,5 +113,5 @@ class MetricsReader:
             images_per_second=rate,
             **by_chip,
             seconds_left=left,
-            checkpoint=str(kept) if kept else None,
+            checkpoint=self._store.last_good if self._store else None,
         )

@@ -61,10 +61,11 @@ class RunStatus:
         self.update(**fields)
 
     def update(self, **fields: Any) -> None:
-        """Merges plain JSON values and writes the file."""
+        """Merges plain JSON values, and places as their names, and writes the file."""
         if not self._on:
             return
-        self._fields |= {**fields, "updated": time.time()}
+        named = {k: str(v) if isinstance(v, Path | Address) else v for k, v in fields.items()}
+        self._fields |= {**named, "updated": time.time()}
         self._fields["stale_at"] = _stale_at(self._fields)
         with contextlib.suppress(OSError):
             write_atomically(self._path, (json.dumps(self._fields, indent=1) + "\n").encode())

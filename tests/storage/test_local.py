@@ -91,7 +91,7 @@ def test_a_stager_that_was_killed_or_failed_goes_on(data, bucket):
     brought(bucket)
     folder = storage.staged(data)
     assert brought(bucket) == ["data/y"]
-    (folder / f".y{folders._PART}").write_bytes(b"6")  # of a kill
+    (folder / f".y{folders.PART}").write_bytes(b"6")  # of a kill
     storage.staged(data)
     assert sorted(p.name for p in folder.iterdir()) == ["a", "y"]
 
@@ -288,9 +288,11 @@ def test_results_are_sent_by_the_next_use_if_not_by_this_one(bucket, capfd):
     with pytest.raises(StorageError, match="permission denied"), storage.synced(where) as folder:
         assert (folder / "results.jsonl").read_text() == "1\n2\n"
     bucket.proxy.faults.clear()
+    (folder / f".results.jsonl{folders.PART}").touch()  # of a start that was killed as it came
     with storage.synced(where) as folder:
         pass
     assert Store(where).read("results.jsonl").data == b"1\n2\n"
+    assert [item.name for item in Store(where).list()] == ["results.jsonl"]
     # What another machine has written since is what goes on; what is gone there is gone.
     Store(where).write("results.jsonl", b"3\n")
     with storage.synced(where) as folder:
